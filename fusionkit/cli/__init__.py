@@ -1,0 +1,116 @@
+"""The command line: one file per command; errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from fusionkit.cli.session import Session
+from fusionkit.errors import FusionkitError, ResourceError
+
+COMMANDS = {
+    "validate": "validate",
+    "list": "listing",
+    "show": "show",
+    "schema": "schema",
+}
+"""Command -> the module of this package with its function `run`, or its Typer `app` where it has commands."""
+
+# what the machine refuses, rather than what a program does wrong
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from fusionkit import __version__
+
+        print(f"fusionkit {__version__}")
+        raise typer.Exit
+
+
+def _start(
+    context: typer.Context,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p", "--plugin", metavar="PLUGIN", help="A plugin that is not installed: file, folder or module."
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Learns to predict an outcome from several kinds of data about the same patient."""
+    context.obj = Session(tuple(plugin or ()))
+
+
+def build_app() -> typer.Typer:
+    """Returns the app with every command; no command's own imports happen before it runs."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,  # plain help: quicker, and readable in 80 columns without colour
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_start)
+    for name, module_name in COMMANDS.items():
+        module = importlib.import_module(f"fusionkit.cli.{module_name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(module.run)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits: 0 done, 1 bug, 2 usage, else the error's own code."""
+    sys.exit(_close_output(_call(arguments)))
+
+
+def _call(arguments: Sequence[str] | None) -> int:
+    """Runs one command and returns its exit code."""
+    try:
+        build_app()(None if arguments is None else list(arguments), prog_name="fusionkit")
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 0  # the reader has gone (`| head`), which is no mistake
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except FusionkitError as error:
+        return _report(error)
+    except MemoryError:
+        return _report(ResourceError("memory is full. Ask for smaller batches or fewer workers."))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
+        traceback.print_exc()
+        print(
+            "error: this is a bug in fusionkit or in a plugin. Please report it with the lines above.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _report(error: FusionkitError) -> int:
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return error.exit_code
+
+
+def _close_output(code: int) -> int:
+    """Flushes what was printed, in case the reader has gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the interpreter flushes once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code

@@ -1,0 +1,73 @@
+"""`fusionkit validate`: everything that can be checked without data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fusionkit.recipe.load import LoadedRecipe
+
+
+def run(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH=VALUE", help="Changes to the recipe.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the resolved recipe, or the problems, as JSON.")
+    ] = False,
+) -> None:
+    """Check a recipe and say what it does."""
+    from fusionkit.errors import FusionkitError
+    from fusionkit.recipe.load import load_recipe
+
+    try:
+        loaded = load_recipe(recipe, context.obj.registry, overrides or [])
+    except FusionkitError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"valid": False, "problems": list(error.problems)}, indent=2))
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        columns = {modality: list(names) for modality, names in loaded.columns.items()}
+        print(json.dumps({"valid": True, "columns": columns, "resolved": loaded.resolved}, indent=2))
+    else:
+        print("\n".join([f"{recipe} is valid.", *summarize(loaded)]))
+
+
+def summarize(loaded: LoadedRecipe) -> list[str]:
+    """Returns a recipe in a few lines."""
+    from fusionkit.recipe.checks import parts_of, verb_of
+
+    source = loaded.source_plan.use + (" (simulated)" if loaded.source.simulated else "")
+    lines = [("source", source), ("classes", ", ".join(loaded.source.classes))]
+    for modality, columns in loaded.columns.items():
+        chain = [plan.use for plan in loaded.parts.values() if plan.modality == modality]
+        counted = f"{len(columns)} column{'s' if len(columns) > 1 else ''}"
+        lines.append((modality, " -> ".join([counted, *chain, "head"])))
+    lines.append(("head", loaded.parts["head"].use))
+    for number, stage in enumerate(loaded.recipe.stages, 1):
+        lines.append((f"stage {number}", f"{stage.name}: {verb_of(stage)} {', '.join(parts_of(stage))}"))
+    lines.append(("split", _describe_split(loaded)))
+    width = max(len(label) for label, _ in lines)
+    return [f"  {label:<{width}}  {text}" for label, text in lines]
+
+
+def _describe_split(loaded: LoadedRecipe) -> str:
+    from fusionkit.recipe.schema import ColumnSplit, FoldSplit
+
+    split = loaded.recipe.split
+    if isinstance(split, ColumnSplit):
+        return f"by the column {split.column}"
+    what = f"{split.folds} folds" if isinstance(split, FoldSplit) else f"{split.test:.0%} held out"
+    repeats = f", {split.repeats} times" if split.repeats > 1 else ""
+    validation = (
+        f", {split.validation:.0%} of the training {split.unit}s for validation" if split.validation else ""
+    )
+    leakage = " (leakage: one subject on both sides)" if split.unit == "sample" else ""
+    return f"{what} by {split.unit}{repeats}{validation}{leakage}"

@@ -1,0 +1,202 @@
+"""From rows to batches: what one epoch sees, in which order, with which draws."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusionkit.data.manifest import Manifest
+from fusionkit.errors import DataError
+from fusionkit.interfaces import Cut, InputSpec
+
+ItemT = TypeVar("ItemT")
+TABULAR_KINDS = frozenset({"numeric", "ordinal", "category", "binary", "multi"})
+BLOCK = 2048
+"""Units that are shuffled together when a row has many views, so that a row is decoded once per epoch."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a pass goes through: one view and one draw of a row each.
+
+    Args:
+        rows: (n,) manifest rows.
+        views: (n,) index of the view.
+        draws: (n,) number of the draw.
+    """
+
+    rows: NDArray[np.int64]
+    views: NDArray[np.int64]
+    draws: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: Any) -> Units:
+        """Returns a selection."""
+        return Units(self.rows[index], self.views[index], self.draws[index])
+
+    def chunks(self, size: int) -> Iterator[Units]:
+        """Yields consecutive selections of at most `size`."""
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
+
+
+def make_units(rows: Sequence[int] | NDArray[np.int64], n_views: int, n_draws: int = 1) -> Units:
+    """Returns every view and draw of the rows, row by row."""
+    rows = np.asarray(rows, dtype=np.int64)
+    per_row = n_views * n_draws
+    return Units(
+        np.repeat(rows, per_row),
+        np.tile(np.repeat(np.arange(n_views), n_draws), len(rows)),
+        np.tile(np.arange(n_draws), len(rows) * n_views),
+    )
+
+
+def epoch_order(units: Units, seed: int, epoch: int) -> Units:
+    """Returns an epoch's order, a pure function of seed and epoch; the draws move on with the epoch.
+
+    Rows are shuffled whole, then the units of some neighbouring rows among themselves: all views of a row stay close,
+    so that it is decoded once.
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, epoch]))
+    n_rows = len(np.unique(units.rows))
+    per_row = max(1, len(units) // max(1, n_rows))
+    n_draws = int(units.draws.max(initial=0)) + 1
+    order = rng.permutation(n_rows)[:, None] * per_row + np.arange(per_row)
+    blocks = []
+    rows_per_block = n_rows if per_row == 1 else max(1, BLOCK // per_row)
+    for start in range(0, n_rows, rows_per_block):
+        block = order[start : start + rows_per_block].reshape(-1)
+        blocks.append(rng.permutation(block))
+    shuffled = units.take(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.int64))
+    return Units(shuffled.rows, shuffled.views, shuffled.draws + epoch * n_draws)
+
+
+class ModalityReader:
+    """Reads one modality's rows of a manifest.
+
+    Args:
+        name: The modality.
+        manifest: The rows.
+        spec: How cells become a tensor.
+        seed: What every draw derives from.
+    """
+
+    def __init__(self, name: str, manifest: Manifest, spec: InputSpec, seed: int) -> None:
+        self.name, self.manifest, self.spec, self.seed = name, manifest, spec, seed
+        self._keys: dict[int, bytes | None] = {}
+        # features of files are worth keeping on disk; those of tables are computed faster than read
+        self.is_stored = any(
+            column not in manifest.schema or manifest.schema[column].kind not in TABULAR_KINDS
+            for column in spec.columns
+        )
+
+    def n_views(self, *, training: bool) -> int:
+        """Returns how many views a row has."""
+        return len(self.spec.views(training=training))
+
+    def key(self, row: int) -> bytes | None:
+        """Returns a row's content key, None where the modality is absent."""
+        if row not in self._keys:
+            try:
+                self._keys[row] = self.spec.content_key(self.manifest.cells_of(row, self.spec.columns))
+            except DataError as error:
+                raise self._at(row, error) from None
+        return self._keys[row]
+
+    def present(self, rows: Iterable[int]) -> NDArray[np.bool_]:
+        """Says for which rows the modality exists."""
+        return np.array([self.key(int(row)) is not None for row in rows], dtype=bool)
+
+    def cuts(self, units: Units, *, training: bool) -> list[Cut]:
+        """Returns what to cut for each unit; all of their rows are present."""
+        views = self.spec.views(training=training)
+        is_random = training and self.spec.is_random(training=True)
+        cuts = []
+        for row, view, draw in zip(units.rows, units.views, units.draws, strict=True):
+            name = views[int(view) % len(views)]
+            key = self.key(int(row))
+            cuts.append(Cut(name, draw_seed(self.seed, key, name, int(draw)) if is_random and key else None))
+        return cuts
+
+    def feature_keys(self, units: Units, *, training: bool) -> list[bytes]:
+        """Returns the key of each unit's features: content, view, and the draw's seed where it is random."""
+        keys = []
+        for row, cut in zip(units.rows, self.cuts(units, training=training), strict=True):
+            seed = b"" if cut.seed is None else cut.seed.to_bytes(8, "big")
+            keys.append(
+                hashlib.sha256((self.key(int(row)) or b"") + cut.view.encode() + b"\0" + seed).digest()
+            )
+        return keys
+
+    def read(self, units: Units, *, training: bool) -> Any:
+        """Returns the raw batch of present units, each row read once."""
+        items: list[Any] = [None] * len(units)
+        cuts = self.cuts(units, training=training)
+        by_row: dict[int, list[int]] = {}
+        for index, row in enumerate(units.rows):
+            by_row.setdefault(int(row), []).append(index)
+        for row, indices in by_row.items():
+            try:
+                cells = self.manifest.cells_of(row, self.spec.columns)
+                loaded = self.spec.load(cells, [cuts[index] for index in indices])
+            except DataError as error:
+                raise self._at(row, error) from None
+            for index, item in zip(indices, loaded, strict=True):
+                items[index] = item
+        return self.spec.collate(items)
+
+    def _at(self, row: int, error: DataError) -> DataError:
+        return DataError([f"{self.manifest.where(row)}: {problem}" for problem in error.problems])
+
+
+def draw_seed(seed: int, key: bytes, view: str, draw: int) -> int:
+    """Returns hash(seed, content key, view, draw), 63 bits: no result depends on who computes it, or when."""
+    text = b"%d\0%s\0%s\0%d" % (seed, key, view.encode(), draw)
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def prefetch(items: Iterable[ItemT], depth: int = 2) -> Iterator[ItemT]:
+    """Yields the items in order while a thread makes the next ones; its exceptions come through."""
+    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Any]) -> bool:
+        while not stop.is_set():
+            try:
+                waiting.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put((True, item)):
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            is_item, value = waiting.get()
+            if not is_item:
+                if value is not None:
+                    raise value
+                return
+            yield value
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,104 @@
+"""The manifest: one row per sample, with subject, outcome and the cells of every column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+
+import polars as pl
+
+from fusionkit.errors import DataError, suggest
+from fusionkit.interfaces import Cells
+from fusionkit.specs import ColumnSpec
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a source yields.
+
+    Args:
+        samples: Unique id of each row, in the source's order.
+        subjects: The patient of each row.
+        outcomes: Class name of each row; None where unknown (rows to predict).
+        cells: One text column per entry of `schema`, null where the cell is blank. Extra columns are kept for
+            splits and reports.
+        schema: What each column may hold.
+        classes: Class names, in the order of the model's outputs; the last one is the positive class.
+        root: Folder that the paths in `file` columns resolve under.
+        is_simulated: Whether any of it was simulated; then everything that comes out says so.
+        subject_outcomes: The patient's own outcome, row by row, where the data give it.
+        dropped: Why rows were left out -> how many.
+    """
+
+    samples: Sequence[str]
+    subjects: Sequence[str]
+    outcomes: Sequence[str | None]
+    cells: pl.DataFrame
+    schema: Mapping[str, ColumnSpec]
+    classes: tuple[str, ...]
+    root: Path
+    is_simulated: bool = False
+    subject_outcomes: Sequence[str | None] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def require_columns(self, columns: Iterable[str], where: str) -> None:
+        """Raises DataError that names every column which the data lack."""
+        problems = [
+            f"{where}: the data have no column '{name}'. {suggest(name, self.cells.columns)}"
+            for name in columns
+            if name not in self.cells.columns
+        ]
+        if problems:
+            raise DataError(problems)
+
+    def cells_of(self, row: int, columns: Sequence[str]) -> Cells:
+        """Returns one row's cells: None where blank or written as missing, a path for `file` columns.
+
+        Raises:
+            DataError: A path leaves `root`.
+        """
+        cells: dict[str, str | Path | None] = {}
+        for name in columns:
+            text = self.cells[name][row]
+            spec = self.schema.get(name)
+            if text is None or (spec is not None and text in spec.missing):
+                cells[name] = None
+            elif spec is not None and spec.kind == "file":
+                cells[name] = self._file(row, name, text)
+            else:
+                cells[name] = text
+        return cells
+
+    def _file(self, row: int, name: str, text: str) -> Path:
+        try:
+            return resolve_file(self.root, text)
+        except DataError as error:
+            raise DataError([f"{self.where(row)}: {name}: {problem}" for problem in error.problems]) from None
+
+    def where(self, row: int) -> str:
+        """Names a row for a message."""
+        return f"sample {self.samples[row]} (subject {self.subjects[row]})"
+
+
+def resolve_file(root: Path, text: str) -> Path:
+    """Returns the path of a cell's file; data from elsewhere must not make us read what lies outside `root`.
+
+    Raises:
+        DataError: The text is no path, or leads out of `root`, through `..` or through a link.
+    """
+    if "\0" in text:
+        raise DataError(
+            f"not a path, it contains a NUL character ({text!r}). Give a path relative to {root}."
+        )
+    if "://" in text:
+        raise DataError(f"a URL, not a path ({text}). Fetch the file and give a path relative to {root}.")
+    if Path(text).is_absolute() or PureWindowsPath(text).is_absolute():
+        raise DataError(f"an absolute path ({text}). Give a path relative to {root}.")
+    path = root / text
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"a path that leaves its folder ({text}). Only files in {root} are read.")
+    return path

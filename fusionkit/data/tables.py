@@ -1,0 +1,312 @@
+"""Tables: text cells read from CSV or Parquet, checked against their declaration, and turned into numbers."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from fusionkit.data.manifest import Manifest
+from fusionkit.errors import DataError, RecipeError, suggest
+from fusionkit.interfaces import Cells, Cut
+from fusionkit.specs import ColumnKind, ColumnSpec
+
+Encoding = Literal["utf-8", "latin-1"]
+Value = float | int | tuple[int, ...] | None
+"""A parsed cell: a number, a code, the codes of a multi column, or None where missing."""
+
+KINDS: tuple[ColumnKind, ...] = ("numeric", "ordinal", "category", "binary", "multi")
+"""The kinds of column that become numbers."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST = torch.finfo(torch.float32).max
+_MEMO_ROWS = 65536
+_SHOWN = 20
+
+
+class TabularInput:
+    """Reads one record: numbers as they are, codes for single values, one column per value of a multi column.
+
+    An item is a float32 tensor (output_dim,) with NaN where a cell is missing, a batch (n, output_dim).
+
+    Args:
+        columns: The columns that it reads, in order, with what each may hold.
+        cell_dropout: Probability with which a training draw blanks a cell (a whole column's, all its values).
+
+    Attributes:
+        output_dim: How many numbers one record has.
+        feature_names: Name of each number: `Age`, or `Signs=redness` for a multi column.
+        sources: Name of the column that each number comes from.
+        is_code: Whether each number is a code (ordinal, category, binary).
+
+    Raises:
+        RecipeError: There is no column, or one of a kind that is no number.
+    """
+
+    def __init__(self, columns: Mapping[str, ColumnSpec], cell_dropout: float = 0.0) -> None:
+        problems = [
+            f"columns: {name} is no number (kind: {spec.kind}). Known: {', '.join(KINDS)}."
+            for name, spec in columns.items()
+            if spec.kind not in KINDS
+        ]
+        if problems or not columns:
+            raise RecipeError(
+                problems or "columns: a record has at least one column (given: none). Name some."
+            )
+        self.specs = dict(columns)
+        self.columns = tuple(columns)
+        self.cell_dropout = cell_dropout
+        self.draws = 1
+        numbers = [
+            (name, feature, spec.kind)
+            for name, spec in columns.items()
+            for feature in ([f"{name}={value}" for value in spec.values] if spec.kind == "multi" else [name])
+        ]
+        self.sources = tuple(name for name, _, _ in numbers)
+        self.feature_names = tuple(feature for _, feature, _ in numbers)
+        self.is_code = tuple(kind in ("ordinal", "category", "binary") for _, _, kind in numbers)
+        self.output_dim = len(numbers)
+        self._memo: dict[tuple[str | Path | None, ...], tuple[Value, ...]] = {}
+
+    def identity(self) -> Mapping[str, Any]:
+        """Returns the columns as declared, less the words for people, and the cell dropout."""
+        columns = [
+            [name, spec.model_dump(mode="json", exclude={"unit", "description"})]
+            for name, spec in self.specs.items()
+        ]
+        return {"input": "record", "columns": columns, "cell_dropout": self.cell_dropout}
+
+    def views(self, *, training: bool) -> tuple[str, ...]:
+        """Returns the one view that a record has."""
+        return ("record",)
+
+    def is_random(self, *, training: bool) -> bool:
+        """Whether draws blank cells."""
+        return training and self.cell_dropout > 0
+
+    def content_key(self, cells: Cells) -> bytes | None:
+        """Returns the sha256 of the parsed cells, or None where every cell is missing."""
+        values = self._parse(cells)
+        if all(value is None for value in values):
+            return None
+        content = json.dumps(
+            dict(zip(self.columns, values, strict=True)), sort_keys=True, separators=(",", ":")
+        )
+        return hashlib.sha256(content.encode()).digest()
+
+    def load(self, cells: Cells, cuts: Sequence[Cut]) -> list[Tensor]:
+        """Returns one float32 tensor (output_dim,) per cut; raises DataError that names column and value."""
+        values = self._parse(cells)
+        return [torch.tensor(list(self._numbers(self._blank(values, cut.seed)))) for cut in cuts]
+
+    def collate(self, items: Sequence[Tensor]) -> Tensor:
+        """Stacks items into (n, output_dim), float32."""
+        return torch.stack(list(items))
+
+    def _parse(self, cells: Cells) -> tuple[Value, ...]:
+        texts = tuple(cells[name] for name in self.columns)
+        values = self._memo.get(texts)
+        if values is None:
+            problems: list[str] = []
+            parsed: list[Value] = []
+            for (name, spec), text in zip(self.specs.items(), texts, strict=True):
+                try:
+                    parsed.append(parse_cell(name, spec, None if text is None else str(text)))
+                except DataError as error:
+                    problems.extend(error.problems)
+            if problems:
+                raise DataError(problems)
+            values = tuple(parsed)
+            if len(self._memo) >= _MEMO_ROWS:
+                self._memo.clear()
+            self._memo[texts] = values
+        return values
+
+    def _blank(self, values: tuple[Value, ...], seed: int | None) -> tuple[Value, ...]:
+        if seed is None or not self.cell_dropout:
+            return values
+        draw = random.Random(seed)
+        return tuple(None if draw.random() < self.cell_dropout else value for value in values)
+
+    def _numbers(self, values: tuple[Value, ...]) -> Iterator[float]:
+        for spec, value in zip(self.specs.values(), values, strict=True):
+            if spec.kind != "multi":
+                yield math.nan if value is None else float(value)  # type: ignore[arg-type]
+            elif isinstance(value, tuple):
+                yield from (float(code in value) for code in range(len(spec.values)))
+            else:
+                yield from (math.nan for _ in spec.values)
+
+
+def parse_cell(name: str, spec: ColumnSpec, text: str | None) -> Value:
+    """Returns the value of one cell, None where missing; raises DataError that names column and value."""
+    text = (text or "").strip()
+    if not text or text in spec.missing:
+        return None
+    if spec.kind == "numeric":
+        return _parse_number(name, spec, text)
+    if spec.kind == "multi":
+        parts = [part.strip() for part in text.split(spec.separator)]
+        return tuple(sorted({_parse_code(name, spec, part) for part in parts}))
+    return _parse_code(name, spec, text)
+
+
+def _parse_number(name: str, spec: ColumnSpec, text: str) -> float:
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if math.isnan(number) or abs(number) > _LARGEST:
+        missing = ", ".join(f"'{word}'" for word in spec.missing if word) or "nothing but an empty cell"
+        raise DataError(f"{name}: not a finite number ('{text}'). Missing is written: {missing}.")
+    if spec.range and not spec.range[0] <= number <= spec.range[1]:
+        unit = f" {spec.unit}" if spec.unit else ""
+        raise DataError(
+            f"{name}: outside its range ('{text}'). Allowed: {spec.range[0]:g} to {spec.range[1]:g}{unit}."
+        )
+    return number
+
+
+def _parse_code(name: str, spec: ColumnSpec, text: str) -> int:
+    if text not in spec.values:
+        raise DataError(f"{name}: not an allowed value ('{text}'). {suggest(text, spec.values)}")
+    return spec.values.index(text)
+
+
+def check_table(manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> list[str]:
+    """Returns a sentence for each cell that its declaration forbids, at most 20 and a count of the others.
+
+    Columns that are not numbers (files, text) are left to those who read them.
+    """
+    problems: list[str] = []
+    n_bad = 0
+    for name, spec in columns.items():
+        if spec.kind not in KINDS:
+            continue
+        reasons = _bad_texts(name, spec, manifest.cells[name])
+        rows: list[int] = manifest.cells[name].is_in(list(reasons)).arg_true().to_list() if reasons else []
+        n_bad += len(rows)
+        for row in rows[: max(0, _SHOWN - len(problems))]:
+            problems.append(f"{manifest.where(row)}: {reasons[manifest.cells[name][row]]}")
+    if n_bad > len(problems):
+        problems.append(f"and {n_bad - len(problems)} more cells.")
+    return problems
+
+
+def _bad_texts(name: str, spec: ColumnSpec, cells: pl.Series) -> dict[str, str]:
+    """Returns each distinct text that is not allowed, with the reason."""
+    reasons = {}
+    for text in cells.drop_nulls().unique().to_list():
+        try:
+            parse_cell(name, spec, text)
+        except DataError as error:
+            reasons[text] = error.problems[0]
+    return reasons
+
+
+def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
+    """Returns a CSV or Parquet file as text columns: blanks around cells removed, empty cells null.
+
+    Args:
+        path: A .csv, .tsv or .txt file (separated by comma, semicolon or tab) or a .parquet file.
+        encoding: How the bytes of a CSV file spell its text.
+
+    Raises:
+        DataError: There is no such file, or it is no table: empty, ragged, unnamed or repeated columns.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such table. Check its name and the folder of the data.")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        frame = _read_parquet(path)
+    elif suffix in (".csv", ".tsv", ".txt"):
+        frame = _read_csv(path, encoding)
+    else:
+        raise DataError(
+            f"{path}: not a kind of table that is read ('{suffix}'). Known: .csv, .tsv, .txt, .parquet."
+        )
+    return frame.with_columns(pl.all().str.strip_chars().replace("", None))
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: not a whole Parquet file ({error}). Write it again.") from None
+    nested = [
+        name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype in (pl.Binary, pl.Object)
+    ]
+    if nested:
+        raise DataError(
+            f"{path}: cells that are no single value (columns: {', '.join(nested)}). Write them as text."
+        )
+    # a NaN in a column of floats is how other tools write an empty cell
+    return frame.with_columns(pl.selectors.float().fill_nan(None)).cast(pl.String)
+
+
+def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
+    text = _decode(path, encoding)
+    delimiter = max(
+        ",;\t", key=lambda mark: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=mark), []))
+    )
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[list[str]] = []
+    ragged: list[str] = []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(path, header)
+        for row in reader:
+            if len(row) == len(header):
+                rows.append(row)
+            elif row:
+                ragged.append(
+                    f"{path}: line {reader.line_num}: {len(row)} cells under a header of {len(header)}. "
+                    f"Quote cells that contain '{delimiter}'."
+                )
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: not CSV ({error}). Check its quotes.") from None
+    if ragged:
+        more = [f"{path}: and {len(ragged) - _SHOWN} more ragged lines."] if len(ragged) > _SHOWN else []
+        raise DataError(ragged[:_SHOWN] + more)
+    columns = zip(*rows, strict=True) if rows else ((),) * len(header)
+    return pl.DataFrame(
+        [pl.Series(name, cells, dtype=pl.String) for name, cells in zip(header, columns, strict=True)]
+    )
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not header:
+        raise DataError(f"{path}: the table is empty. Its first line names the columns.")
+    problems = [
+        f"{path}: column {i} has no name. Name it in the first line."
+        for i, name in enumerate(header, 1)
+        if not name
+    ]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    problems += [
+        f"{path}: column '{name}' appears {header.count(name)} times. Rename or remove all but one."
+        for name in twice
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _decode(path: Path, encoding: Encoding) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}). "
+            "Save the table as UTF-8, or set the source's option `encoding: latin-1`."
+        ) from None

@@ -1,0 +1,73 @@
+"""The error classes, one per exit code, and the nearest-name suggestion."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class FusionkitError(Exception):
+    """A mistake that the user can mend; shown as one sentence, without a traceback.
+
+    Args:
+        problems: One sentence, or every problem found, each `where: what is wrong (given). What to do.`
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class UsageError(FusionkitError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class RecipeError(FusionkitError):
+    """The recipe is wrong; carries every problem found."""
+
+    exit_code = 3
+
+
+class DataError(FusionkitError):
+    """The data are not what the recipe says."""
+
+    exit_code = 4
+
+
+class PluginError(FusionkitError):
+    """A plugin is absent, broken or breaks its contract."""
+
+    exit_code = 5
+
+
+class IntegrityError(FusionkitError):
+    """A file is not what was written, or of a kind that is never read."""
+
+    exit_code = 6
+
+
+class TrainingError(FusionkitError):
+    """Training cannot go on: a loss that is not finite, for example."""
+
+    exit_code = 7
+
+
+class ResourceError(FusionkitError):
+    """The machine is out of disk, memory or rights."""
+
+    exit_code = 8
+
+
+def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
+    """Returns the hint that ends a message about an unknown name: the nearest known one, and what is known."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    did_you_mean = f"Did you mean '{near[0]}'? " if near else ""
+    if not names:
+        return did_you_mean + "None is known."
+    shown = ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return f"{did_you_mean}Known: {shown}."

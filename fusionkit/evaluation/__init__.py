@@ -1,0 +1,1 @@
+"""From predicted probabilities to figures about subjects, with intervals, and the report that holds them."""

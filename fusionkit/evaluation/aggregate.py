@@ -1,0 +1,210 @@
+"""From samples to subjects: the subject's outcome, and its probability over its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fusionkit.errors import DataError, RecipeError
+from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray
+
+UNKNOWN = -1
+"""The class index of an outcome that is not known."""
+
+SampleRule = Literal["mean_probability", "mean_logit", "max_probability"]
+
+# Float32 tells no probability nearer to 1 than this; without a floor one saturated image decides alone.
+_LOGIT_FLOOR = 1e-7
+# The order in which a subject's samples are summed must not make or break a tie between subjects.
+_DECIMALS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRows:
+    """Predictions of samples, already averaged over views and seeds.
+
+    Args:
+        samples: Their ids.
+        subjects: The subject of each.
+        outcomes: (n,) class index of each, UNKNOWN where it is not known.
+        probabilities: (n, k).
+    """
+
+    samples: Sequence[str]
+    subjects: Sequence[str]
+    outcomes: IntArray
+    probabilities: FloatArray
+
+    def __post_init__(self) -> None:
+        if not len(self.samples) == len(self.subjects) == len(self.outcomes) == len(self.probabilities):
+            raise ValueError(
+                f"predictions: the lengths differ ({len(self.samples)} samples, {len(self.subjects)} "
+                f"subjects, {len(self.outcomes)} outcomes, {len(self.probabilities)} probabilities)"
+            )
+        finite = np.isfinite(self.probabilities).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"predictions: sample {self.samples[int(finite.argmin())]} has no finite probability"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectRows:
+    """Predictions of subjects: ids, class indices (n,), probabilities (n, k)."""
+
+    subjects: Sequence[str]
+    outcomes: IntArray
+    probabilities: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class FoldPredictions:
+    """What one model says in one fold about its test samples, and its validation samples if it has any."""
+
+    repeat: int
+    fold: int
+    test: SampleRows
+    validation: SampleRows | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FoldSubjects:
+    """One fold of one model by subject, and the threshold from which a subject is called positive."""
+
+    repeat: int
+    fold: int
+    rows: SubjectRows
+    threshold: float = 0.5
+
+    def select(self, keep: BoolArray) -> FoldSubjects:
+        """Returns the fold with the rows where `keep` (n,) is true."""
+        chosen = np.flatnonzero(keep)
+        rows = SubjectRows(
+            [self.rows.subjects[i] for i in chosen.tolist()],
+            self.rows.outcomes[chosen],
+            self.rows.probabilities[chosen],
+        )
+        return FoldSubjects(self.repeat, self.fold, rows, self.threshold)
+
+
+def aggregate_subjects(
+    rows: SampleRows, outcomes: Mapping[str, int], rule: SampleRule = "mean_probability"
+) -> SubjectRows:
+    """Brings samples to subjects, in the order in which the subjects first appear.
+
+    Args:
+        rows: Predictions of samples.
+        outcomes: Class index of each subject, UNKNOWN where it is not known; such subjects are kept.
+        rule: mean_probability; mean_logit, the normalised geometric mean; max_probability, the highest of the
+            positive class, for two classes.
+    """
+    n_classes = rows.probabilities.shape[1]
+    if rule == "max_probability" and n_classes != 2:
+        raise RecipeError(
+            f"evaluation.samples: max_probability is for two classes (there are {n_classes}). "
+            "Use mean_probability or mean_logit."
+        )
+    position: dict[str, int] = {}
+    index = np.fromiter(
+        (position.setdefault(s, len(position)) for s in rows.subjects), np.int64, len(rows.subjects)
+    )
+    if rule == "max_probability":
+        highest = np.zeros(len(position))
+        np.maximum.at(highest, index, rows.probabilities[:, 1])
+        probabilities = np.stack([1 - highest, highest], axis=1)
+    elif rule == "mean_logit":
+        floored = np.log(np.maximum(rows.probabilities, _LOGIT_FLOOR))
+        geometric = np.exp(_mean_by(index, floored, len(position)))
+        probabilities = geometric / geometric.sum(axis=1, keepdims=True)
+    else:
+        probabilities = _mean_by(index, rows.probabilities, len(position))
+    labels = np.fromiter((outcomes.get(subject, UNKNOWN) for subject in position), np.int64, len(position))
+    return SubjectRows(tuple(position), labels, np.round(probabilities, _DECIMALS))
+
+
+def _mean_by(index: IntArray, values: FloatArray, n_groups: int) -> FloatArray:
+    counts = np.bincount(index, minlength=n_groups)
+    sums = [np.bincount(index, weights=column, minlength=n_groups) for column in values.T]
+    means: FloatArray = np.stack(sums, axis=1) / counts[:, None]
+    return means
+
+
+def subject_outcomes(
+    subjects: Sequence[str],
+    outcomes: Sequence[int] | IntArray,
+    classes: Sequence[str],
+    *,
+    given: Sequence[int] | IntArray | None = None,
+    rule: Literal["unanimous", "any_positive"] = "unanimous",
+) -> dict[str, int]:
+    """Returns each subject's class index: its own where the data give one, else what its samples agree on.
+
+    Args:
+        subjects: The subject of each sample.
+        outcomes: Class index of each sample, UNKNOWN where it is not known; such samples have no say.
+        classes: Class names; the last one is the positive class.
+        given: Class index of each sample's subject, where the data have such a column.
+        rule: any_positive: where samples differ, one positive sample makes the subject positive.
+
+    Raises:
+        DataError: The data contradict themselves; names the subjects.
+    """
+    own = _values_by_subject(subjects, given) if given is not None else {}
+    of_samples = _values_by_subject(subjects, outcomes)
+    positive = len(classes) - 1
+    found: dict[str, int] = {}
+    disputed: list[str] = []
+    contradicted: list[str] = []
+    for subject, values in of_samples.items():
+        known = own.get(subject) or values
+        found[subject] = next(iter(known), UNKNOWN)
+        if len(known) < 2:
+            continue
+        if own.get(subject):
+            contradicted.append(f"{subject}: {_count(known, classes)}")
+        elif rule == "any_positive" and positive in known:
+            found[subject] = positive
+        else:
+            disputed.append(f"{subject}: {_count(known, classes)}")
+    _raise_disputes(contradicted, disputed)
+    return found
+
+
+def _values_by_subject(
+    subjects: Sequence[str], values: Sequence[int] | IntArray
+) -> dict[str, dict[int, int]]:
+    """Counts each subject's known class indices."""
+    counts: dict[str, dict[int, int]] = {}
+    for subject, value in zip(subjects, np.asarray(values).tolist(), strict=True):
+        of_subject = counts.setdefault(subject, {})
+        if value != UNKNOWN:
+            of_subject[value] = of_subject.get(value, 0) + 1
+    return counts
+
+
+def _count(values: Mapping[int, int], classes: Sequence[str]) -> str:
+    return ", ".join(f"{values[value]} {classes[value]}" for value in sorted(values))
+
+
+def _raise_disputes(contradicted: Sequence[str], disputed: Sequence[str]) -> None:
+    problems = []
+    if contradicted:
+        problems.append(
+            f"subject_outcome: rows of one subject give different ones ({_shown(contradicted)}). "
+            "Give each subject one outcome."
+        )
+    if disputed:
+        problems.append(
+            f"outcome: samples of one subject have different ones ({_shown(disputed)}). Give a column for "
+            "subject_outcome, or set evaluation.subject_outcome: any_positive."
+        )
+    if problems:
+        raise DataError(problems)
+
+
+def _shown(entries: Sequence[str], limit: int = 20) -> str:
+    more = f"; and {len(entries) - limit} more" if len(entries) > limit else ""
+    return "; ".join(entries[:limit]) + more

@@ -1,0 +1,272 @@
+"""Intervals by resampling subjects: of one model's values, and of the difference between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusionkit.evaluation.aggregate import UNKNOWN, FoldSubjects
+from fusionkit.evaluation.metrics import (
+    METRICS,
+    FloatArray,
+    IntArray,
+    weighted_metrics,
+    why_not_estimable,
+)
+
+# Entries of one weight matrix; a handful of such matrices are alive at once, so this bounds the memory.
+_MATRIX_ENTRIES = 500_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; where there is no value, the reason."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's metrics, or differences between two models: means of fold values, and pooled values."""
+
+    folds: Mapping[str, Estimate]
+    pooled: Mapping[str, Estimate]
+    n_subjects: int
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """What `bootstrap` returns: scores by model, and the reference's minus each other's, by the other."""
+
+    models: Mapping[str, Scores]
+    differences: Mapping[str, Scores]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The rows that one value is computed from; `index` is the place of each in the cohort."""
+
+    repeat: int
+    index: IntArray
+    labels: IntArray
+    probabilities: FloatArray
+    thresholds: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """One side to score, or two to subtract: the folds, and each repeat's folds pooled."""
+
+    folds: Sequence[Sequence[_Part]]
+    pooled: Sequence[Sequence[_Part]]
+    metrics: Sequence[str]
+
+    def values(self, weights: FloatArray) -> FloatArray:
+        """Returns (2, metrics, resamples): means over the folds, and over the pooled repeats."""
+        rows = []
+        for sides in (self.folds, self.pooled):
+            means = [_mean_of_parts(parts, self.metrics, weights) for parts in sides]
+            rows.append(means[0] if len(means) == 1 else means[0] - means[1])
+        return np.stack(rows)
+
+
+def bootstrap(
+    models: Mapping[str, Sequence[FoldSubjects]],
+    classes: Sequence[str],
+    *,
+    metrics: Sequence[str] = METRICS,
+    reference: str | None = None,
+    compared: Sequence[str] = ("roc_auc", "accuracy"),
+    resamples: int = 2000,
+    interval: float = 0.95,
+    seed: int = 0,
+) -> Intervals:
+    """Scores every model by subject, with percentile intervals from resampled subjects.
+
+    Each resample draws one weight per subject, the number of times that the person is in it, drawn within
+    each class over the whole cohort, so that class sizes stay. The same weights serve every fold, repeat
+    and model in which the person is tested. So a person tested in five repeats is in or out of all five
+    at once: five repeats are not five times as many people, and resampling them independently would give
+    an interval that is too narrow, as would resampling a person's images. It also makes differences
+    between models paired.
+
+    The value over folds is the mean over those folds that can give one; the pooled value takes the folds
+    of a repeat together, then the mean over repeats. Both are computed anew in every resample. The
+    intervals say how much depends on who was tested; the learned models are held as they are.
+
+    Args:
+        models: Each model's folds; subjects of unknown outcome are left out.
+        classes: Class names, for reasons.
+        metrics: Which metrics.
+        reference: The model that every other one is subtracted from, on subjects that both tested in a fold.
+        compared: The metrics of these differences.
+        resamples: How many.
+        interval: Coverage, such as 0.95.
+        seed: All randomness derives from it; the order of the rows does not matter.
+    """
+    known = {
+        name: [fold.select(fold.rows.outcomes != UNKNOWN) for fold in folds] for name, folds in models.items()
+    }
+    cohort = _cohort(known)
+    # Sorted by id, so that a weight belongs to a person and not to a place in a file.
+    position = {subject: place for place, subject in enumerate(cohort)}
+    others = [name for name in known if name != reference] if reference in known else []
+    pairs = {name: _common(known[str(reference)], known[name]) for name in others}
+    targets = [_target([folds], position, metrics) for folds in known.values()]
+    targets += [_target(sides, position, compared) for sides in pairs.values()]
+    outcomes = np.fromiter(cohort.values(), np.int64, len(cohort))
+    widest = max([len(cohort), *(len(part.index) for t in targets for side in t.pooled for part in side)])
+    tables = _estimate_all(targets, outcomes, resamples, seed, widest, interval, classes)
+    counts = [_count_subjects(folds) for folds in known.values()] + [
+        _count_subjects(a) for a, _ in pairs.values()
+    ]
+    scores = [Scores(*table, n_subjects=count) for table, count in zip(tables, counts, strict=True)]
+    return Intervals(
+        dict(zip(known, scores[: len(known)], strict=True)),
+        dict(zip(pairs, scores[len(known) :], strict=True)),
+    )
+
+
+def resample_weights(outcomes: IntArray, resamples: int, seed: int, chunk: int) -> Iterator[FloatArray]:
+    """Yields how often each subject is in each resample, drawn within classes, `chunk` resamples at a time.
+
+    Shape:
+        outcomes (n,) -> (at most chunk, n)
+    """
+    # One generator per class: the numbers drawn do not depend on the size of the chunks.
+    strata = [
+        (np.flatnonzero(outcomes == c), np.random.default_rng([seed, int(c)])) for c in np.unique(outcomes)
+    ]
+    for start in range(0, resamples, chunk):
+        weights = np.empty((min(chunk, resamples - start), len(outcomes)))
+        for members, generator in strata:
+            shares = np.full(len(members), 1 / len(members))
+            weights[:, members] = generator.multinomial(len(members), shares, size=len(weights))
+        yield weights
+
+
+def _estimate_all(
+    targets: Sequence[_Target],
+    outcomes: IntArray,
+    resamples: int,
+    seed: int,
+    widest: int,
+    interval: float,
+    classes: Sequence[str],
+) -> list[tuple[dict[str, Estimate], dict[str, Estimate]]]:
+    whole = np.ones((1, len(outcomes)))
+    drawn: list[list[FloatArray]] = [[] for _ in targets]
+    for weights in resample_weights(outcomes, resamples, seed, max(1, _MATRIX_ENTRIES // max(1, widest))):
+        for target, chunks in zip(targets, drawn, strict=True):
+            chunks.append(target.values(weights))
+    tables = []
+    for target, chunks in zip(targets, drawn, strict=True):
+        values, spread = target.values(whole)[:, :, 0], np.concatenate(chunks, axis=2)
+        folds, pooled = (
+            {
+                metric: _interval(values[row, i], spread[row, i], interval, _reason(metric, parts, classes))
+                for i, metric in enumerate(target.metrics)
+            }
+            for row, parts in enumerate((target.folds[0], target.pooled[0]))
+        )
+        tables.append((folds, pooled))
+    return tables
+
+
+def _interval(value: float, spread: FloatArray, interval: float, reason: str) -> Estimate:
+    known = spread[~np.isnan(spread)]
+    if np.isnan(value):
+        return Estimate(None, None, None, reason)
+    if not len(known):
+        return Estimate(float(value), None, None, "no interval: no resample gives a value")
+    low, high = np.quantile(known, [(1 - interval) / 2, (1 + interval) / 2])
+    return Estimate(float(value), float(low), float(high))
+
+
+def _reason(metric: str, parts: Sequence[_Part], classes: Sequence[str]) -> str:
+    reasons = [why_not_estimable(metric, part.labels, classes) for part in parts]
+    first = next((reason for reason in reasons if reason), "not estimable: no subject with a known outcome")
+    return (
+        first.replace("not estimable", f"not estimable in any of {len(parts)}") if len(parts) > 1 else first
+    )
+
+
+def _mean_of_parts(parts: Sequence[_Part], metrics: Sequence[str], weights: FloatArray) -> FloatArray:
+    """Returns (metrics, resamples): the mean over the parts that can give a value; NaN where none can."""
+    sums = np.zeros((len(metrics), len(weights)))
+    counts = np.zeros_like(sums)
+    for part in parts:
+        of_part = weighted_metrics(
+            part.labels, part.probabilities, part.thresholds, weights[:, part.index], metrics
+        )
+        values = np.stack([of_part[metric] for metric in metrics])
+        is_known = ~np.isnan(values)
+        sums += np.where(is_known, values, 0.0)
+        counts += is_known
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _target(
+    sides: Sequence[Sequence[FoldSubjects]], position: Mapping[str, int], metrics: Sequence[str]
+) -> _Target:
+    folds = [[_part(fold, position) for fold in side] for side in sides]
+    return _Target(folds, [_pool(parts) for parts in folds], metrics)
+
+
+def _part(fold: FoldSubjects, position: Mapping[str, int]) -> _Part:
+    index = np.array([position[subject] for subject in fold.rows.subjects], dtype=np.int64)
+    return _Part(
+        fold.repeat, index, fold.rows.outcomes, fold.rows.probabilities, np.full(len(index), fold.threshold)
+    )
+
+
+def _pool(parts: Sequence[_Part]) -> list[_Part]:
+    by_repeat: dict[int, list[_Part]] = {}
+    for part in parts:
+        by_repeat.setdefault(part.repeat, []).append(part)
+    return [
+        _Part(
+            repeat,
+            np.concatenate([part.index for part in group]),
+            np.concatenate([part.labels for part in group]),
+            np.concatenate([part.probabilities for part in group]),
+            np.concatenate([part.thresholds for part in group]),
+        )
+        for repeat, group in by_repeat.items()
+    ]
+
+
+def _cohort(models: Mapping[str, Sequence[FoldSubjects]]) -> dict[str, int]:
+    """Returns every tested subject's outcome, by id."""
+    outcomes = {
+        subject: int(outcome)
+        for folds in models.values()
+        for fold in folds
+        for subject, outcome in zip(fold.rows.subjects, fold.rows.outcomes, strict=True)
+    }
+    return dict(sorted(outcomes.items()))
+
+
+def _common(a: Sequence[FoldSubjects], b: Sequence[FoldSubjects]) -> list[list[FoldSubjects]]:
+    """Returns both models' folds, cut to the subjects that both tested in the same fold."""
+    of_b = {(fold.repeat, fold.fold): fold for fold in b}
+    sides: list[list[FoldSubjects]] = [[], []]
+    for fold in a:
+        other = of_b.get((fold.repeat, fold.fold))
+        if other is None:
+            continue
+        shared = set(fold.rows.subjects) & set(other.rows.subjects)
+        for side, one in zip(sides, (fold, other), strict=True):
+            side.append(
+                one.select(np.array([subject in shared for subject in one.rows.subjects], dtype=bool))
+            )
+    return sides
+
+
+def _count_subjects(folds: Sequence[FoldSubjects]) -> int:
+    return len({subject for fold in folds for subject in fold.rows.subjects})

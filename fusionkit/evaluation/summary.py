@@ -1,0 +1,134 @@
+"""A report in plain words, for the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fusionkit.evaluation.report import LEAKAGE, SIMULATED
+
+_LABELS = {
+    "roc_auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+_COLUMN = 13
+
+
+def report_text(report: Mapping[str, Any], width: int = 80) -> str:
+    """Returns the report as plain text: who was tested, a table of models, whether fusion is worth it."""
+    paragraphs = [SIMULATED] if report["simulated"] else []
+    paragraphs += [LEAKAGE] if report["unit"] == "sample" else []
+    paragraphs.append(_cohort(report))
+    blocks = [_wrap(paragraphs, width), _table(report, width), _wrap(_legend(report), width)]
+    blocks.append(_wrap(_comparisons(report), width))
+    blocks.append(_wrap([text for text in report["warnings"] if text not in (SIMULATED, LEAKAGE)], width))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _wrap(paragraphs: Sequence[str], width: int) -> str:
+    return "\n".join(textwrap.fill(text, width, subsequent_indent="  ") for text in paragraphs)
+
+
+def _cohort(report: Mapping[str, Any]) -> str:
+    counts = report["counts"]
+    classes = ", ".join(f"{count} {name}" for name, count in counts["subjects_by_class"].items())
+    unknown = counts["subjects_without_outcome"]
+    more = f", {unknown} of unknown outcome, not scored" if unknown else ""
+    return f"Tested: {counts['subjects']} subjects ({classes}{more}) with {counts['samples']} samples."
+
+
+def _table(report: Mapping[str, Any], width: int) -> str:
+    models = report["models"]
+    longest = max(len(text) for name in models for text in ("model", name, _size(models[name])))
+    indent = min(longest + 2, max(width - len(_LABELS) * _COLUMN, 16))
+    per_block = max(1, (width - indent) // _COLUMN)
+    metrics = list(_LABELS)
+    blocks = []
+    for start in range(0, len(metrics), per_block):
+        chosen = metrics[start : start + per_block]
+        lines = [_line("model", [_LABELS[metric] for metric in chosen], indent)]
+        for name, model in models.items():
+            lines.extend(_model_lines(name, model, chosen, indent))
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _model_lines(name: str, model: Mapping[str, Any], metrics: Sequence[str], indent: int) -> Iterator[str]:
+    estimates = [model["subject"][metric] for metric in metrics]
+    values = ["none" if e["value"] is None else f"{e['value']:.3f}" for e in estimates]
+    ranges = ["" if e["low"] is None else f"{e['low']:.2f}-{e['high']:.2f}" for e in estimates]
+    if len(name) >= indent:
+        yield name
+        name = ""
+    yield _line(name, values, indent)
+    yield _line(_size(model), ranges, indent)
+
+
+def _size(model: Mapping[str, Any]) -> str:
+    return f" {model['n_subjects']} subjects"
+
+
+def _line(first: str, cells: Sequence[str], indent: int) -> str:
+    return (first.ljust(indent) + "".join(cell.ljust(_COLUMN) for cell in cells)).rstrip()
+
+
+def _legend(report: Mapping[str, Any]) -> list[str]:
+    models = list(report["models"].values())
+    n_folds = max((len(model["folds"]) for model in models), default=0)
+    over = f"means over {n_folds} folds" if n_folds > 1 else "of one fold"
+    lines = [
+        f"Values by subject, {over}; below each, its {_percent(report)} interval "
+        f"({report['resamples']} resamples of subjects)."
+    ]
+    if report["threshold"] == "validation":
+        lines.append("A subject is called positive from a threshold on that was set on validation subjects.")
+    elif report["threshold"] is not None:
+        lines.append(
+            f"A subject is called {report['classes'][-1]} from probability {report['threshold']:g} on."
+        )
+    reasons = {
+        f"{name}: {_LABELS[metric]} {model['subject'][metric]['reason']}."
+        for name, model in report["models"].items()
+        for metric in _LABELS
+        if model["subject"][metric]["value"] is None
+    }
+    lines += sorted(reasons)
+    if report["counts"]["samples"] != report["counts"]["subjects"]:
+        each = "; ".join(
+            f"{name} AUC {_number(of_sample['roc_auc'])}, accuracy {_number(of_sample['accuracy'])}"
+            for name, of_sample in ((name, model["sample"]) for name, model in report["models"].items())
+        )
+        lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
+    return lines
+
+
+def _comparisons(report: Mapping[str, Any]) -> list[str]:
+    return [_sentence(entry, report) for entry in report["differences"] if entry["metric"] == "roc_auc"]
+
+
+def _sentence(entry: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    other = f"{entry['b']} alone"
+    value, low, high = entry["value"], entry["low"], entry["high"]
+    if low is None:
+        return f"Fusion against {other}: the difference in AUC is {entry['reason']}."
+    bounds = f"{_percent(report)} interval {_number(low)} to {_number(high)}; {entry['n_subjects']} subjects"
+    if low > 0:
+        return f"Fusion adds {_number(value)} AUC over {other} ({bounds})."
+    if high < 0:
+        return f"Fusion loses {_number(-value)} AUC against {other} ({bounds})."
+    return f"Fusion is not shown to differ from {other} (difference in AUC {_number(value)}, {bounds})."
+
+
+def _percent(report: Mapping[str, Any]) -> str:
+    return f"{100 * report['interval']:g} %"
+
+
+def _number(value: float | None) -> str:
+    """Writes three decimals; more where these would turn a small number into zero."""
+    if value is None:
+        return "none"
+    text = f"{value + 0.0:.3f}"  # -0.0 becomes 0.0
+    return f"{value:.1g}" if value and float(text) == 0 else text

@@ -1,0 +1,208 @@
+"""The model: per modality an encoder, perhaps a raiser, a scale; then the head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from fusionkit.errors import PluginError
+from fusionkit.recipe.load import LoadedRecipe, PartPlan
+from fusionkit.specs import ColumnSpec, ComponentConfig, DataFileMarker
+
+SCALE_EPSILON = 1e-6
+
+
+class Scale(nn.Module):
+    """Standardises one modality's features; buffers only, fitted on present training rows, frozen after.
+
+    Shape:
+        (n, dim) -> (n, dim); a feature that never varies becomes zero.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def fit(self, inputs: Tensor, targets: Any = None, *, seed: int = 0) -> Self:
+        """Learns mean and standard deviation of (n, dim)."""
+        values = inputs.double()
+        self.mean.copy_(values.mean(0))
+        std = values.std(0, correction=0)
+        self.std.copy_(torch.where(std > SCALE_EPSILON, std, torch.inf))
+        return self
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns (n, dim)."""
+        return (features - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class ModalityBatch:
+    """One modality of a batch.
+
+    Args:
+        inputs: Raw batch, or features after the first `start` parts of the chain; present rows only.
+        present: (n,) says which rows of the batch have the modality.
+        start: Index of the first part of the chain that `inputs` still has to go through.
+    """
+
+    inputs: Any
+    present: Tensor
+    start: int = 0
+
+
+class FusionModel(nn.Module):
+    """Runs each modality's chain on its present rows, scales, zeroes absent rows, and fuses.
+
+    Args:
+        chains: Parts per modality in data-flow order: encoder, perhaps raiser, perhaps scale.
+        head: The head.
+        in_precision: Enters the precision of a modality's encoder; null for fp32.
+    """
+
+    def __init__(
+        self,
+        chains: Mapping[str, Mapping[str, nn.Module]],
+        head: nn.Module,
+        in_precision: Mapping[str, Callable[[], Any]],
+        dims: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        self.chains = nn.ModuleDict({name: nn.ModuleDict(dict(chain)) for name, chain in chains.items()})
+        self.head = head
+        self.in_precision = dict(in_precision)
+        self.dims = dict(dims)
+
+    def features(self, modality: str, inputs: Any, start: int = 0) -> Tensor:
+        """Returns a modality's features from `start` of its chain on, (n present, d), in fp32."""
+        parts = list(cast(nn.ModuleDict, self.chains[modality]).items())
+        for kind, part in parts[start:]:
+            if kind == "encoder" and modality in self.in_precision:
+                with self.in_precision[modality]():
+                    inputs = part(inputs)
+                inputs = inputs.float()
+            else:
+                inputs = part(inputs)
+        return cast(Tensor, inputs)
+
+    def forward(self, batch: Mapping[str, ModalityBatch]) -> Tensor:
+        """Returns logits (n, output_dim)."""
+        features, present = {}, {}
+        for modality, part in batch.items():
+            here = part.present
+            dense = torch.zeros(len(here), self.dims[modality], device=here.device)
+            if bool(here.all()):
+                dense = self.features(modality, part.inputs, part.start)
+            elif bool(here.any()):
+                dense = dense.index_put((here.nonzero().squeeze(1),), self.features(modality, part.inputs, part.start))
+            features[modality], present[modality] = dense, here
+        return cast(Tensor, self.head(features, present))
+
+
+def seed_of(seed: int, *parts: str | int) -> int:
+    """Derives a seed below 2**63 for one purpose."""
+    text = "/".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def state_digest(module: nn.Module) -> str:
+    """Returns the sha256 of a module's state: names, types, shapes and bytes, in order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        # torch's reshape keeps 0-d tensors readable as bytes too
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def resolve_files(config: ComponentConfig, data_root: Path) -> ComponentConfig:
+    """Returns a config whose DataFile options are paths under the data root; words such as `none` stay."""
+    changes = {}
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        is_file = any(isinstance(marker, DataFileMarker) for marker in info.metadata)
+        if is_file and isinstance(value, str) and ("/" in value or "." in value):
+            changes[name] = str(Path(value) if Path(value).is_absolute() else data_root / value)
+    return config.model_copy(update=changes) if changes else config
+
+
+class PartFactory:
+    """Builds parts in their initial state, each from its own seed, and knows their origins."""
+
+    def __init__(self, loaded: LoadedRecipe, output_dim: int, data_root: Path) -> None:
+        self.loaded = loaded
+        self.output_dim = output_dim
+        self.data_root = data_root
+        self._dims: dict[str, int] = {}
+        self._origins: dict[tuple[str, int], str] = {}
+
+    def chain(self, modality: str) -> list[str]:
+        """Returns a modality's part paths in data-flow order, its scale included."""
+        paths = [path for path, plan in self.loaded.parts.items() if plan.modality == modality]
+        scaled = self.loaded.recipe.modalities[modality].standardize
+        return [*paths, f"{modality}.scale"] if scaled else paths
+
+    def paths(self) -> list[str]:
+        """Returns every part path in data-flow order, head last."""
+        return [path for modality in self.loaded.recipe.modalities for path in self.chain(modality)] + ["head"]
+
+    def build(self, path: str, seed: int) -> nn.Module:
+        """Builds a part in its initial state, from the seed of (seed, "init", path)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "init", path))
+            if path.endswith(".scale"):
+                module: nn.Module = Scale(self.dim(path.removesuffix(".scale")))
+            else:
+                module = self._build(self.loaded.parts[path])
+        module.eval()
+        module.requires_grad_(False)
+        return module
+
+    def _build(self, plan: PartPlan) -> nn.Module:
+        config = resolve_files(plan.config, self.data_root)
+        card = cast(Any, plan.card)
+        if plan.path == "head":
+            dims = {name: self.dim(name) for name in self.loaded.recipe.modalities}
+            return _checked(card.build(config, dims, self.output_dim), plan)
+        modality = cast(str, plan.modality)
+        if plan.path.endswith(".encoder"):
+            schema = self.loaded.source.schema
+            columns: dict[str, ColumnSpec] = {name: schema[name] for name in self.loaded.columns[modality]}
+            return _checked(card.build(config, columns), plan)
+        return _checked(card.build(config, self.output_dim_of(f"{modality}.encoder")), plan)
+
+    def output_dim_of(self, path: str) -> int:
+        """Returns the width of a part's output."""
+        if path not in self._dims:
+            self._dims[path] = int(cast(Any, self.build(path, 0)).output_dim)
+        return self._dims[path]
+
+    def dim(self, modality: str) -> int:
+        """Returns the width of a modality's features as the head sees them."""
+        last = [path for path, plan in self.loaded.parts.items() if plan.modality == modality][-1]
+        return self.output_dim_of(last)
+
+    def origin(self, path: str, seed: int) -> str:
+        """Returns the sha256 of a part's initial state."""
+        if (path, seed) not in self._origins:
+            module = self.build(path, seed)
+            if not path.endswith(".scale") and path != "head":
+                self._dims.setdefault(path, int(cast(Any, module).output_dim))
+            self._origins[path, seed] = state_digest(module)
+        return self._origins[path, seed]
+
+
+def _checked(module: Any, plan: PartPlan) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise PluginError(f"{plan.path}: {plan.use} built {type(module).__name__}, not an nn.Module. Mend the plugin.")
+    return module

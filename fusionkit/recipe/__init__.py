@@ -1,0 +1,1 @@
+"""Recipes: the shape, the loader, overrides."""

@@ -1,0 +1,197 @@
+"""The third pass: stages against parts, and what one option asks of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from fusionkit.errors import suggest
+from fusionkit.recipe.components import PartPlan
+from fusionkit.recipe.findings import Findings
+from fusionkit.recipe.schema import (
+    NAME,
+    ColumnSplit,
+    FitStage,
+    PretrainStage,
+    Recipe,
+    Stage,
+    SupervisedOptions,
+    TrainStage,
+)
+from fusionkit.recipe.shape import Path, show
+from fusionkit.registry import Registry
+from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec
+
+Parts = Mapping[str, PartPlan | None]
+
+
+def verb_of(stage: Stage) -> str:
+    """Returns fit, pretrain or train."""
+    return {FitStage: "fit", PretrainStage: "pretrain", TrainStage: "train"}[type(stage)]
+
+
+def parts_of(stage: Stage) -> tuple[str, ...]:
+    """Returns the part paths that a stage names."""
+    if isinstance(stage, PretrainStage):
+        return (stage.pretrain,)
+    return stage.fit if isinstance(stage, FitStage) else stage.train
+
+
+def learns(plan: PartPlan) -> Learns:
+    """Returns how a part learns."""
+    assert isinstance(plan.card, EncoderSpec | RaiserSpec | HeadSpec)
+    return plan.card.learns
+
+
+def _is_ready(plan: PartPlan) -> bool:
+    """Whether a part may be used without a stage that names it."""
+    if learns(plan) == "nothing":
+        return True
+    return isinstance(plan.card, EncoderSpec | RaiserSpec) and plan.card.is_pretrained(plan.config)
+
+
+def check_stages(stages: Mapping[int, Stage], parts: Parts, findings: Findings) -> None:
+    """Checks the stages' names and the parts that they name; `stages` is by position."""
+    seen: set[str] = set()
+    for index, stage in stages.items():
+        path: Path = ("stages", index)
+        if not NAME.fullmatch(stage.name):
+            sentence = "a name is lower-case letters, digits and _, and starts with a letter"
+            findings.add((*path, "name"), f"{sentence} ({show(stage.name)}).")
+        if stage.name in seen:
+            findings.add((*path, "name"), f"another stage has this name ({show(stage.name)}). Rename one.")
+        seen.add(stage.name)
+        _check_parts(stage, path, parts, findings)
+
+
+def _check_parts(stage: Stage, path: Path, parts: Parts, findings: Findings) -> None:
+    verb, named = verb_of(stage), parts_of(stage)
+    for index, part in enumerate(named):
+        where: Path = (*path, verb) if isinstance(stage, PretrainStage) else (*path, verb, index)
+        if part not in parts:
+            findings.add(where, f"no such part ({show(part)}). {suggest(part, parts)}")
+        elif part in named[:index]:
+            findings.add(where, f"the part is named twice ({show(part)}). Keep one.")
+        elif isinstance(stage, PretrainStage) and not part.endswith(".encoder"):
+            encoders = [other for other in parts if other.endswith(".encoder")]
+            findings.add(
+                where, f"only an encoder can be pretrained ({show(part)}). {suggest(part, encoders)}"
+            )
+        else:
+            _check_verb(verb, parts[part], where, findings)
+
+
+def _check_verb(verb: str, plan: PartPlan | None, where: Path, findings: Findings) -> None:
+    how = learns(plan) if plan is not None else "nothing"
+    if verb == "fit" and how == "gradient":
+        assert plan is not None
+        other = "a train stage" if isinstance(plan.card, HeadSpec) else "a pretrain or train stage"
+        findings.add(
+            where, f"{plan.use} learns from outcomes, which a fit stage does not see. Name it in {other}."
+        )
+    if verb == "pretrain" and how in ("closed_form", "self_supervised"):
+        assert plan is not None
+        findings.add(where, f"{plan.use} does not learn by gradient from outcomes. Name it in a fit stage.")
+
+
+def check_order(stages: Mapping[int, Stage], parts: Parts, findings: Findings) -> None:
+    """Checks that every part that learns is named, and first named before any stage that uses it."""
+    first: dict[str, int] = {}
+    for index, stage in stages.items():
+        for part in parts_of(stage):
+            first.setdefault(part, index)
+    for part, plan in parts.items():
+        if plan is None or _is_ready(plan):
+            continue
+        path: Path = ("head",) if part == "head" else ("modalities", *part.split("."))
+        if part not in first:
+            findings.add(path, f"{plan.use} learns, and no stage names it. {_advice(part, plan)}")
+            continue
+        for index, stage in stages.items():
+            if index < first[part] and _uses(stage, part):
+                later = stages[first[part]].name
+                sentence = f"uses {part}, which learns only later, in {show(later)}. Move {show(later)} up."
+                findings.add(("stages", index), sentence)
+                break
+
+
+def _uses(stage: Stage, part: str) -> bool:
+    """Whether a stage computes with the result of a part."""
+    if isinstance(stage, TrainStage):
+        return True
+    modality, _, role = part.partition(".")
+    return role == "encoder" and f"{modality}.raiser" in parts_of(stage)
+
+
+def _advice(part: str, plan: PartPlan) -> str:
+    if isinstance(plan.card, HeadSpec):
+        return f"Add a stage with `train: [{part}]`."
+    if learns(plan) != "gradient":
+        return f"Add it to a stage, such as `fit: [{part}]`."
+    if isinstance(plan.card, EncoderSpec):
+        return f"Add a stage with `pretrain: {part}` or `train: [head, {part}]`."
+    return f"Add a stage with `train: [head, {part}]`."
+
+
+def check_missing(parts: Parts, registry: Registry, findings: Findings) -> None:
+    """Checks that what may emit NaN is followed by what accepts it."""
+    for plan in parts.values():
+        if plan is None or not isinstance(plan.card, EncoderSpec) or not plan.card.emits_missing(plan.config):
+            continue
+        name = f"{plan.modality}.raiser"
+        follower = parts.get(name)
+        is_accepted = (
+            follower is not None and isinstance(follower.card, RaiserSpec) and follower.card.accepts_missing
+        )
+        if is_accepted or (name in parts and follower is None):
+            continue
+        accepting = [
+            card.name for card, _ in registry.cards("raiser") if getattr(card, "accepts_missing", False)
+        ]
+        who = follower.use if follower is not None else "the head"
+        cure = _option_without_missing(plan.card, plan)
+        raisers = f"use a raiser that accepts them ({', '.join(accepting)})" if accepting else ""
+        options = " or ".join(choice for choice in (cure, raisers) if choice)
+        sentence = f"{plan.use} may emit missing values, which {who} does not accept. "
+        findings.add(
+            ("modalities", str(plan.modality), "encoder"), sentence + f"{options[:1].upper()}{options[1:]}."
+        )
+
+
+def _option_without_missing(card: EncoderSpec, plan: PartPlan) -> str:
+    """Finds the one option whose change stops an encoder from emitting missing values."""
+    for name, field in type(plan.config).model_fields.items():
+        choices = (True, False) if field.annotation is bool else get_args(field.annotation)
+        for choice in choices:
+            if isinstance(choice, str | bool) and not card.emits_missing(
+                plan.config.model_copy(update={name: choice})
+            ):
+                shown = str(choice).lower() if isinstance(choice, bool) else choice
+                return f"set modalities.{plan.path}.{name}: {shown}"
+    return ""
+
+
+def check_validation(recipe: Recipe, findings: Findings) -> None:
+    """Checks that what needs validation subjects has them, and that leakage is asked for in words."""
+    split = recipe.split
+    if not split.validation:
+        cure = (
+            "Name its values in split.validation"
+            if isinstance(split, ColumnSplit)
+            else "Set split.validation: 0.2"
+        )
+        for index, stage in enumerate(recipe.stages):
+            if isinstance(stage, SupervisedOptions) and stage.early_stopping is not None:
+                path: Path = ("stages", index, "early_stopping")
+                findings.add(
+                    path, f"needs validation subjects, and the split keeps none. {cure}, or null here."
+                )
+        if recipe.evaluation.threshold == "validation":
+            sentence = f"needs validation subjects, and the split keeps none. {cure}, or a number here."
+            findings.add(("evaluation", "threshold"), sentence)
+    if not isinstance(split, ColumnSplit) and split.unit == "sample" and not split.accept_leakage:
+        findings.add(
+            ("split", "unit"),
+            "by sample, one subject's samples fall on both sides, which is leakage. "
+            "Write `unit: subject`, or also `accept_leakage: true`; the report will say so.",
+        )

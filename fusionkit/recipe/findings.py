@@ -1,0 +1,63 @@
+"""Collects what is wrong with a recipe, so that all of it is reported at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fusionkit.errors import PluginError, RecipeError
+from fusionkit.recipe.dialect import place_at
+from fusionkit.recipe.shape import Path
+
+
+@dataclass
+class Findings:
+    """What the passes found.
+
+    Args:
+        tree: The recipe as parsed, overrides applied; it knows the places.
+        recipe: Mistakes in the recipe.
+        plugins: Mistakes of plugins, which no change of the recipe mends.
+    """
+
+    tree: Any
+    recipe: list[tuple[str, str]] = field(default_factory=list)
+    plugins: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, path: Path, sentence: str) -> None:
+        """Notes what is wrong at a path."""
+        self.recipe.append((place_at(self.tree, path), f"{self._shown(path)}{sentence}"))
+
+    def add_plugin(self, path: Path, sentence: str) -> None:
+        """Notes what a plugin does wrong at a path."""
+        self.plugins.append((place_at(self.tree, path), f"{self._shown(path)}{sentence}"))
+
+    def raise_all(self) -> None:
+        """Raises every problem found, by line, if there is one."""
+        found = sorted(self.recipe + self.plugins, key=lambda problem: _line(problem[0]))
+        problems = list(dict.fromkeys(f"{place}: {sentence}" for place, sentence in found))
+        if self.recipe:
+            raise RecipeError(problems)
+        if self.plugins:
+            raise PluginError(problems)
+
+    def _shown(self, path: Path) -> str:
+        """Returns a path for people: stages by name, entries of lists in brackets."""
+        text = ""
+        for depth, step in enumerate(path):
+            if path[0] == "stages" and depth == 1 and isinstance(step, int):
+                text += f".{self._stage_name(step)}"
+            else:
+                text += f"[{step}]" if isinstance(step, int) else f".{step}"
+        return text[1:] + ": " if text else ""
+
+    def _stage_name(self, index: int) -> str:
+        stage = self.tree["stages"][index]
+        name = stage.get("name") if isinstance(stage, dict) else None
+        return name if isinstance(name, str) else f"[{index}]"
+
+
+def _line(place: str) -> int:
+    """Returns the line number of a place; 0 for an override."""
+    number = place.rpartition(":")[2]
+    return int(number) if number.isdecimal() else 0

@@ -1,0 +1,220 @@
+"""Loads a recipe in whole-tree passes (shape; components; stages against parts); all problems at once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fusionkit.errors import RecipeError, suggest
+from fusionkit.recipe import checks, dialect
+from fusionkit.recipe.components import PartPlan, build_source, plan_components, resolve_columns
+from fusionkit.recipe.dialect import dump_yaml
+from fusionkit.recipe.findings import Findings
+from fusionkit.recipe.override import apply_overrides, drop_parts
+from fusionkit.recipe.schema import Recipe, Stage
+from fusionkit.recipe.shape import explain, show, validate_strictly
+from fusionkit.registry import Registry
+
+if TYPE_CHECKING:
+    from fusionkit.interfaces import Source
+
+__all__ = ["LoadedRecipe", "PartPlan", "dump_yaml", "load_recipe", "load_text"]
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe in which everything has been checked that can be without data.
+
+    Two are equal when they resolve to the same.
+
+    Args:
+        recipe: The recipe, typed, defaults filled in.
+        text: The file as given.
+        path: The file.
+        resolved: Everything with defaults filled in, as JSON values; loads again as an equal recipe.
+        source: Where the data come from; nothing has been read.
+        source_plan: The source as a component.
+        parts: Part path -> plan, in data-flow order: each modality's encoder and raiser, then the head.
+        columns: Modality -> the columns that it reads.
+    """
+
+    recipe: Recipe
+    text: str = field(compare=False)
+    path: Path | None = field(compare=False)
+    resolved: dict[str, Any]
+    source: Source = field(compare=False)
+    source_plan: PartPlan
+    parts: dict[str, PartPlan]
+    columns: dict[str, tuple[str, ...]]
+
+    def alone(self, modality: str) -> LoadedRecipe:
+        """Returns the same recipe without the other modalities and the stage entries that name them."""
+        resolved = copy.deepcopy(self.resolved)
+        resolved["modalities"] = {modality: resolved["modalities"][modality]}
+        drop_parts(resolved["stages"], lambda part: part != "head" and part.split(".")[0] != modality)
+        if not resolved["stages"]:
+            raise RecipeError(
+                f"modalities.{modality}: alone, it leaves nothing to learn. "
+                "Set evaluation.modalities_alone: false."
+            )
+        return LoadedRecipe(
+            recipe=validate_strictly(Recipe, resolved),
+            text=self.text,
+            path=self.path,
+            resolved=resolved,
+            source=self.source,
+            source_plan=self.source_plan,
+            parts={path: plan for path, plan in self.parts.items() if plan.modality in (modality, None)},
+            columns={modality: self.columns[modality]},
+        )
+
+
+def load_recipe(path: str | Path, registry: Registry, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Loads a recipe file; raises RecipeError with every problem found."""
+    path = Path(path)
+    return load_text(_read(path), registry, name=str(path), overrides=overrides, path=path)
+
+
+def load_text(
+    text: str,
+    registry: Registry,
+    *,
+    name: str = "<recipe>",
+    overrides: Sequence[str] = (),
+    path: Path | None = None,
+) -> LoadedRecipe:
+    """Loads a recipe from text; `name` stands for the file in messages. Raises as load_recipe does."""
+    tree = dialect.parse(text, lambda line: f"{name}:{line}")
+    if tree is None:
+        raise RecipeError(f"{name}: the recipe is empty. A recipe needs {', '.join(_required())}.")
+    if not isinstance(tree, dialect.Mapping):
+        raise RecipeError(
+            f"{name}:1: a recipe is a mapping of keys to values ({show(tree)}). Start with `name:`."
+        )
+    tree = apply_overrides(tree, overrides)
+    findings = Findings(tree)
+    shape = _check_shape(tree, findings)
+    plans = plan_components(tree, registry, findings)
+    source_plan = plans.pop("source")
+    source = build_source(source_plan, findings) if source_plan is not None else None
+    columns = resolve_columns(tree, plans, source, findings) if source is not None else {}
+    checks.check_missing(plans, registry, findings)
+    stages = _read_stages(shape.tree)
+    checks.check_stages(stages, plans, findings)
+    if shape.recipe is not None:
+        checks.check_order(stages, plans, findings)
+        if not shape.doubtful & {"split", "evaluation"}:
+            checks.check_validation(shape.recipe, findings)
+    findings.raise_all()
+    assert shape.recipe is not None
+    assert source is not None
+    assert source_plan is not None
+    parts = {part: plan for part, plan in plans.items() if plan is not None}
+    resolved = _resolve(shape.recipe, source_plan, parts, columns)
+    final = validate_strictly(Recipe, resolved)
+    return LoadedRecipe(final, text, path, resolved, source, source_plan, parts, columns)
+
+
+def _required() -> list[str]:
+    return [name for name, field in Recipe.model_fields.items() if field.is_required()]
+
+
+def _read(path: Path) -> str:
+    if path.is_dir():
+        raise RecipeError(f"{path}: a folder, not a recipe file. {suggest(path.name, _recipes_in(path))}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(dialect.MAX_BYTES + 1)
+    except FileNotFoundError:
+        hint = suggest(path.name, _recipes_in(path.parent))
+        raise RecipeError(f"{path}: there is no such recipe file. {hint}") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}).") from None
+    if len(data) > dialect.MAX_BYTES:
+        raise RecipeError(f"{path}: larger than {dialect.MAX_BYTES >> 20} MiB. This is no recipe.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    if "\0" in text:
+        raise RecipeError(f"{path}: a binary file, not a recipe (byte {text.index(chr(0))} is zero).")
+    return text
+
+
+def _recipes_in(folder: Path) -> list[str]:
+    """Returns the names of the recipe files in a folder."""
+    if not folder.is_dir():
+        return []
+    return [file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml")]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the first pass leaves to the later ones: the tree without what is wrong in it.
+
+    Args:
+        tree: The tree without the keys that are wrong.
+        recipe: It, typed; None if too little is left.
+        doubtful: The top-level keys under which something was left out.
+    """
+
+    tree: dict[str, Any]
+    recipe: Recipe | None
+    doubtful: frozenset[str] = frozenset()
+
+
+def _check_shape(tree: dict[str, Any], findings: Findings) -> _Shape:
+    """Reports what is wrong with the shape, and returns the rest."""
+    try:
+        return _Shape(tree, validate_strictly(Recipe, tree))
+    except ValidationError as error:
+        wrong = explain(error, Recipe, tree, "key")
+    repaired = copy.deepcopy(tree)
+    for path, sentence in wrong:
+        findings.add(path, sentence)
+        node: Any = repaired
+        step: Any
+        for step in path[:-1]:
+            node = node[step] if _has(node, step) else None
+        if isinstance(node, dict) and path:
+            node.pop(str(path[-1]), None)
+    doubtful = frozenset(str(path[0]) for path, _ in wrong if path)
+    try:
+        return _Shape(repaired, validate_strictly(Recipe, repaired), doubtful)
+    except ValidationError:
+        return _Shape(repaired, None, doubtful)
+
+
+def _has(node: Any, step: str | int) -> bool:
+    return step in node if isinstance(node, dict) else isinstance(node, list)
+
+
+def _read_stages(tree: dict[str, Any]) -> dict[int, Stage]:
+    """Returns the stages that can be read, by position."""
+    adapter: TypeAdapter[Stage] = TypeAdapter(Stage)
+    stages = {}
+    written = tree.get("stages")
+    for index, node in enumerate(written if isinstance(written, list) else []):
+        with contextlib.suppress(ValidationError):  # the shape pass has said what is wrong
+            stages[index] = adapter.validate_json(json.dumps(node), strict=True)
+    return stages
+
+
+def _resolve(
+    recipe: Recipe, source: PartPlan, parts: dict[str, PartPlan], columns: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """Returns the recipe with the components' defaults and the columns written out."""
+    resolved: dict[str, Any] = recipe.model_dump(mode="json")
+    for plan in (source, *parts.values()):
+        node = resolved if plan.modality is None else resolved["modalities"][plan.modality]
+        node[plan.path.split(".")[-1]] = {"use": plan.use, **plan.options}
+    for modality, names in columns.items():
+        resolved["modalities"][modality]["columns"] = list(names)
+    return resolved

@@ -1,0 +1,274 @@
+"""The shape of a recipe: the first of the loader's passes, and what `fusionkit schema` prints."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Node(BaseModel):
+    """Base of every recipe node: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Use(BaseModel):
+    """Names a component; the other keys are its options, checked by the component's own config class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    use: str
+    """The component's name, as `fusionkit list` shows it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The component's options as written."""
+        return dict(self.model_extra or {})
+
+
+class TaskNode(Node):
+    """What is predicted."""
+
+    use: Literal["classification"] = "classification"
+    """classification: one of the source's classes."""
+
+
+class ModalityNode(Node):
+    """One kind of data: which columns, which encoder, and what widens its features."""
+
+    columns: tuple[str, ...] | None = Field(None, min_length=1)
+    """Columns of the data that it reads; null for all of the kinds that the encoder reads."""
+    encoder: Use
+    """Turns cells into one feature vector."""
+    raiser: Use | None = None
+    """Widens the feature vector; null for none."""
+    standardize: bool = True
+    """Whether features are standardised before the head, on training rows."""
+
+
+class LoopOptions(Node):
+    """Options of the training loop."""
+
+    epochs: int = Field(10, ge=1)
+    """How often every training row is seen."""
+    batch_size: int = Field(32, ge=1)
+    """Rows per optimiser step."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """The optimiser; sgd has momentum .9."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Largest learning rate of the schedule."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled for adamw, L2 otherwise."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate falls to zero over all steps."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Over how many epochs the learning rate rises from zero."""
+    gradient_clip: float | None = Field(None, gt=0)
+    """Largest gradient norm; null for none."""
+
+
+class SupervisedOptions(LoopOptions):
+    """Options of a loop that learns from outcomes."""
+
+    class_weights: Literal["balanced"] | None = None
+    """balanced: every class weighs the same in the loss."""
+    subject_weights: Literal["equal"] | None = None
+    """equal: every subject weighs the same in the loss, however many samples it has."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better validation loss, and restore the best weights; needs a
+    validation share in the split."""
+
+
+class FitStage(LoopOptions):
+    """Parts learn without outcomes, in data-flow order, on training subjects."""
+
+    name: str
+    """The stage's name, by which overrides and messages address it."""
+    fit: tuple[str, ...] = Field(min_length=1)
+    """Part paths, such as emr.encoder and emr.raiser."""
+    rows: Literal["subject", "sample"] = "subject"
+    """subject: one row per subject; sample: every row."""
+    epochs: int = Field(100, ge=1)
+    """How often every training row is seen (self-supervised parts)."""
+    batch_size: int = Field(64, ge=1)
+    """Rows per optimiser step (self-supervised parts)."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adam"
+    """The optimiser (self-supervised parts)."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Largest learning rate of the schedule (self-supervised parts)."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled for adamw, L2 otherwise (self-supervised parts)."""
+
+
+class PretrainStage(SupervisedOptions):
+    """An encoder learns through a temporary classifier on its pretraining features."""
+
+    name: str
+    """The stage's name, by which overrides and messages address it."""
+    pretrain: str
+    """The encoder's part path, such as image.encoder."""
+    classifier: Literal["linear", "vgg"] = "linear"
+    """linear: on pooled features; vgg: VGG's own 4096-4096 on unpooled ones."""
+
+
+class TrainStage(SupervisedOptions):
+    """Parts learn together from the outcome; everything that is not named is frozen."""
+
+    name: str
+    """The stage's name, by which overrides and messages address it."""
+    train: tuple[str, ...] = Field(min_length=1)
+    """Part paths, such as head."""
+
+
+VERBS = ("fit", "pretrain", "train")
+
+
+def _verb(stage: Any) -> str | None:
+    if not isinstance(stage, dict):
+        return next((verb for verb in VERBS if hasattr(stage, verb)), None)
+    found = [verb for verb in VERBS if verb in stage]
+    return found[0] if len(found) == 1 else None
+
+
+Stage = Annotated[
+    Annotated[FitStage, Tag("fit")]
+    | Annotated[PretrainStage, Tag("pretrain")]
+    | Annotated[TrainStage, Tag("train")],
+    Discriminator(
+        _verb,
+        custom_error_type="stage_verb",
+        custom_error_message="a stage has exactly one verb: fit, pretrain or train",
+    ),
+]
+
+
+class HoldoutSplit(Node):
+    """One random split by subject, stratified by the subject's outcome."""
+
+    scheme: Literal["holdout"]
+    """holdout: one random test share."""
+    test: float = Field(0.2, gt=0, lt=1)
+    """Share of subjects to test on."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the training subjects for early stopping and thresholds; 0 for none."""
+    repeats: int = Field(1, ge=1)
+    """How many random splits."""
+    unit: Literal["subject", "sample"] = "subject"
+    """sample: one patient's samples may fall on both sides. That is leakage; see `accept_leakage`."""
+    accept_leakage: bool = False
+    """Must be true for `unit: sample`; the report is branded."""
+
+
+class FoldSplit(Node):
+    """k folds by subject, stratified by the subject's outcome."""
+
+    scheme: Literal["folds"]
+    """folds: every subject is tested once per repeat."""
+    folds: int = Field(5, ge=2)
+    """How many folds."""
+    repeats: int = Field(1, ge=1)
+    """How often the folds are reshuffled."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the training subjects for early stopping and thresholds; 0 for none."""
+    unit: Literal["subject", "sample"] = "subject"
+    """sample: one patient's samples may fall on both sides. That is leakage; see `accept_leakage`."""
+    accept_leakage: bool = False
+    """Must be true for `unit: sample`; the report is branded."""
+
+
+class ColumnSplit(Node):
+    """The data say which row is for training and which for testing."""
+
+    scheme: Literal["column"]
+    """column: a column of the data names the set of each row."""
+    column: str
+    """The column's name."""
+    train: tuple[str, ...] = ("train",)
+    """Values of training rows."""
+    validation: tuple[str, ...] = ()
+    """Values of validation rows."""
+    test: tuple[str, ...] = ("test",)
+    """Values of test rows."""
+
+
+Split = Annotated[HoldoutSplit | FoldSplit | ColumnSplit, Field(discriminator="scheme")]
+
+
+class EvaluationNode(Node):
+    """How logits become a subject's probability, and what the report says about it."""
+
+    views: Literal["mean_logit", "mean_probability"] = "mean_logit"
+    """How the views of a sample become one."""
+    samples: Literal["mean_probability", "mean_logit", "max_probability"] = "mean_probability"
+    """How the samples of a subject become one."""
+    threshold: float | Literal["validation"] = 0.5
+    """Probability from which a subject is called positive; validation: the best balanced accuracy there."""
+    interval: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of the intervals."""
+    resamples: int = Field(2000, ge=100)
+    """How many bootstrap resamples of subjects."""
+    modalities_alone: bool = True
+    """Whether each modality is also trained and scored alone."""
+    subject_outcome: Literal["unanimous", "any_positive"] = "unanimous"
+    """Where the data give no outcome of the subject: any_positive calls it positive if any sample is."""
+
+
+class TrainingNode(Node):
+    """Where and how precisely things are computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a CUDA device if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the hardware multiplies it natively, for file inputs; records stay fp32."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; null for as many as there are cores."""
+    workers: int = Field(0, ge=0)
+    """Processes that read images ahead; results do not depend on it."""
+
+
+def _check_name(value: str) -> str:
+    if isinstance(value, str) and not NAME.fullmatch(value):
+        raise ValueError("a name is lower-case letters, digits and _, and starts with a letter")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_check_name)]
+
+
+class Recipe(Node):
+    """One experiment."""
+
+    name: Name
+    """Names the folder of its runs."""
+    description: str = ""
+    """One paragraph for people."""
+    seed: int = Field(0, ge=0)
+    """Every random choice derives from it."""
+    seeds: int = Field(1, ge=1)
+    """How many initialisations each train stage has; their probabilities are averaged within a fold."""
+    source: Use
+    """Where the data come from."""
+    task: TaskNode = TaskNode()
+    """What is predicted."""
+    modalities: dict[Name, ModalityNode] = Field(min_length=1)
+    """The kinds of data, by a name of your own."""
+    head: Use
+    """Fuses the modalities' features."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    """The steps in which named parts learn, in order."""
+    split: Split
+    """Which subjects train and which test."""
+    evaluation: EvaluationNode = EvaluationNode()
+    """How predictions are judged."""
+    training: TrainingNode = TrainingNode()
+    """Where and how precisely things are computed."""
+
+    @model_validator(mode="after")
+    def _check_reserved(self) -> Recipe:
+        taken = {"head", "fused"} & set(self.modalities)
+        if taken:
+            raise ValueError(f"a modality cannot be called {sorted(taken)[0]}")
+        return self

@@ -1,0 +1,204 @@
+"""The cards that a plugin hands in; reading a card imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from fusionkit.interfaces import Encoder, Head, Raiser, Source
+
+ColumnKind = Literal["file", "text", "numeric", "ordinal", "category", "binary", "multi"]
+Learns = Literal["nothing", "closed_form", "self_supervised", "gradient"]
+
+
+class ComponentConfig(BaseModel):
+    """Base of every component's options: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class DataFileMarker:
+    """Marks an option whose text is a path under the data root."""
+
+
+DataFile = Annotated[str, DataFileMarker()]
+"""An option that names a file; relative paths resolve under the data root before `build` is called."""
+
+
+class ColumnSpec(ComponentConfig):
+    """What one column of the data may hold, declared once."""
+
+    kind: ColumnKind
+    """file: a path; text: free text; numeric; ordinal, category, binary: one value; multi: several values."""
+    values: tuple[str, ...] = ()
+    """Allowed texts, in order (ordinal, category, binary, multi). The position is the code."""
+    range: tuple[float, float] | None = None
+    """Least and greatest allowed value of a numeric column."""
+    missing: tuple[str, ...] = ("",)
+    """Texts that mean that the value is missing; an empty cell always does."""
+    separator: str = "&"
+    """What joins the values of a multi column."""
+    unit: str = ""
+    """The unit of a numeric column, for people."""
+    description: str = ""
+    """One line for people."""
+
+    @model_validator(mode="after")
+    def _check_values(self) -> ColumnSpec:
+        discrete = self.kind in ("ordinal", "category", "binary", "multi")
+        if discrete and not self.values:
+            raise ValueError(f"a column of kind {self.kind} needs `values`")
+        if not discrete and self.values:
+            raise ValueError(f"a column of kind {self.kind} takes no `values`")
+        if self.kind == "binary" and len(self.values) != 2:
+            raise ValueError("a binary column has exactly two `values`")
+        if len(set(self.values)) != len(self.values):
+            raise ValueError("`values` repeats a value")
+        if self.range is not None and (self.kind != "numeric" or self.range[0] > self.range[1]):
+            raise ValueError("`range` is [least, greatest] of a numeric column")
+        both = set(self.values) & set(self.missing)
+        if both:
+            raise ValueError(f"{sorted(both)} cannot be a value and mean missing")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every card says.
+
+    Args:
+        name: The word that recipes use, snake_case.
+        summary: One line for people.
+        source: The paper or page that the component follows.
+        config: The component's options: schema, defaults, help and checks in one class.
+        examples: Small options that build without files or network; tests run on them.
+    """
+
+    name: str
+    summary: str
+    source: str
+    config: type[ComponentConfig] = ComponentConfig
+    examples: tuple[ComponentConfig, ...] = ()
+
+
+def _never(config: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec(Spec):
+    """A card for a source. `build(config)` is cheap and reads no data: it knows schema and classes."""
+
+    build: Callable[[Any], Source]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(Spec):
+    """A card for an encoder.
+
+    Args:
+        build: `build(config, columns)`; torch is imported inside. `columns` maps the names that the modality
+            reads to their ColumnSpec, in order.
+        reads: The kinds of column that it reads; they are the modality's default columns.
+        learns: How it learns.
+        is_pretrained: Whether these options bring learned weights, so that no stage needs to name it.
+        emits_missing: Whether, with these options, NaN may be in its output.
+    """
+
+    build: Callable[[Any, Mapping[str, ColumnSpec]], Encoder]
+    reads: tuple[ColumnKind, ...]
+    learns: Learns = "gradient"
+    is_pretrained: Callable[[Any], bool] = _never
+    emits_missing: Callable[[Any], bool] = _never
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaiserSpec(Spec):
+    """A card for a raiser: `build(config, input_dim)`; `accepts_missing` says that NaN may come in."""
+
+    build: Callable[[Any, int], Raiser]
+    learns: Learns = "nothing"
+    accepts_missing: bool = False
+    is_pretrained: Callable[[Any], bool] = _never
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(Spec):
+    """A card for a head: `build(config, input_dims, output_dim)`, `input_dims` by modality in recipe order."""
+
+    build: Callable[[Any, Mapping[str, int], int], Head]
+    learns: Learns = "gradient"
+
+
+COMPONENT_KINDS: Mapping[str, type[Spec]] = {
+    "source": SourceSpec,
+    "encoder": EncoderSpec,
+    "raiser": RaiserSpec,
+    "head": HeadSpec,
+}
+
+
+def kind_of(spec: Spec) -> str:
+    """Returns the word for a card's kind: source, encoder, raiser or head."""
+    return next(kind for kind, card in COMPONENT_KINDS.items() if isinstance(spec, card))
+
+
+class AugmentOptions(ComponentConfig):
+    """Random changes of training views, drawn anew for each draw (Yan et al. 2021: flips, rotations, brightness,
+    contrast; their strengths are ours).
+    """
+
+    flip: bool = True
+    """Mirror left-right and up-down, each with probability one half."""
+    rotate: float = Field(0.0, ge=0, le=180)
+    """Largest rotation either way, in degrees; corners are filled by reflection."""
+    quarter_turns: bool = True
+    """Also turn by 0, 90, 180 or 270 degrees."""
+    brightness: float = Field(0.2, ge=0, lt=1)
+    """Largest relative change of brightness."""
+    contrast: float = Field(0.2, ge=0, lt=1)
+    """Largest relative change of contrast."""
+
+
+class ViewOptions(ComponentConfig):
+    """Which views are cut from one decoded image."""
+
+    whole: bool = True
+    """The whole image, squashed to `size` x `size`."""
+    patches: Mapping[int, int] = Field(default_factory=dict)
+    """Random square patches: side in pixels of the original -> how many (the paper's: {224: 40, 512: 20, 1024: 10,
+    1536: 5})."""
+
+    @model_validator(mode="after")
+    def _check_not_empty(self) -> ViewOptions:
+        if any(side < 1 or count < 0 for side, count in self.patches.items()):
+            raise ValueError("`patches` maps a side of at least 1 pixel to a count of at least 0")
+        if not self.whole and not sum(self.patches.values()):
+            raise ValueError("there is no view: set `whole: true` or name `patches`")
+        return self
+
+
+class ImageOptions(ComponentConfig):
+    """How an image file becomes a tensor: size, colour, views, draws."""
+
+    size: int = Field(224, ge=8, le=4096)
+    """Side of the square that the encoder sees, in pixels."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from RGB in [0, 1]; torchvision's ImageNet values by default."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Divides after the mean is subtracted."""
+    views: ViewOptions = ViewOptions()
+    """What training sees."""
+    eval_views: ViewOptions = ViewOptions()
+    """What evaluation and prediction see, never augmented."""
+    augment: AugmentOptions | None = None
+    """Random changes of training views; null for none."""
+    draws: int = Field(1, ge=1)
+    """How many augmented draws of each view a stored feature table holds (the paper's arithmetic: 11)."""
+    max_pixels: int = Field(64_000_000, ge=1)
+    """An image with more pixels is refused."""

@@ -1,0 +1,274 @@
+"""The store: content-addressed artefacts and features, as safetensors; verified, atomic, locked.
+
+An artefact is one safetensors file with its metadata in the header. Its sha256 stands in the store's journal; it is
+read only if it verifies. A file without a journal line, or with another sum, is set aside and computed again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fusionkit.errors import ResourceError
+
+FORMAT = 1
+"""Version of the store's layout; part of every address."""
+
+
+def address_of(node: Any) -> str:
+    """Returns the sha256 of a JSON value, written in one canonical way."""
+    text = json.dumps(node, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a file beside its name, fsyncs and renames it; raises ResourceError and leaves nothing half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise resource_error(path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def resource_error(path: Path, error: OSError) -> ResourceError:
+    """Turns the operating system's refusal to write into a sentence."""
+    hints = {
+        errno.ENOSPC: "Free some space, then give the same command again: what was computed is kept.",
+        errno.EFBIG: "The limit on file sizes is too low.",
+        errno.EROFS: "Choose a folder that can be written, with --store or --runs.",
+        errno.EACCES: "Choose a folder that can be written, with --store or --runs.",
+    }
+    hint = hints.get(error.errno or 0, "Give the same command again when that is mended.")
+    return ResourceError(f"{path}: cannot be written ({error.strerror or error}). {hint}")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a stage left: named tensors, and metadata that says where they come from."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+
+
+class Store:
+    """A folder of verified files.
+
+    Args:
+        root: The folder; made when something is first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._journal: dict[str, str] = {}
+        self._journal_read = 0
+        self._verified: set[str] = set()
+
+    def path(self, name: str) -> Path:
+        """Returns where a name is stored."""
+        return self.root / name
+
+    def artefact_path(self, address: str) -> Path:
+        """Returns the file of an artefact."""
+        return self.root / "artefacts" / f"{address}.safetensors"
+
+    @contextmanager
+    def lock(self, address: str) -> Iterator[None]:
+        """Holds an address: others that want to compute the same wait, then find it done."""
+        folder = self.root / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f"{address}.lock")
+            lock.acquire()
+        except OSError as error:
+            raise resource_error(folder, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _read_journal(self) -> None:
+        path = self.root / "journal.jsonl"
+        if not path.exists() or path.stat().st_size == self._journal_read:
+            return
+        with open(path, "rb") as file:
+            file.seek(self._journal_read)
+            tail = file.read()
+        whole = tail.rfind(b"\n") + 1  # the last line may still be being written
+        for line in tail[:whole].splitlines():
+            try:
+                entry = json.loads(line)
+                self._journal[entry["name"]] = entry["sha256"]
+            except (ValueError, KeyError, TypeError):
+                continue  # a torn line: its file has no sum, so it is computed again
+        self._journal_read += whole
+
+    def _append_journal(self, name: str, digest: str, size: int) -> None:
+        path = self.root / "journal.jsonl"
+        # a leading newline ends a line that a crash has torn
+        line = "\n" + json.dumps({"name": name, "sha256": digest, "bytes": size, "time": round(time.time())}) + "\n"
+        try:
+            with open(path, "ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise resource_error(path, error) from error
+        self._journal[name] = digest
+
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a file under a name and its sum into the journal."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise resource_error(path, error) from error
+        self._append_journal(name, digest, len(data))
+        write_atomic(path, data)
+        self._verified.add(name)
+
+    def verify(self, name: str) -> bool:
+        """Says whether a file is there and is what was written; a broken one is set aside, with a warning."""
+        if name in self._verified:
+            return True
+        path = self.root / name
+        if not path.exists():
+            return False
+        self._read_journal()
+        if _sha256(path) == self._journal.get(name):
+            self._verified.add(name)
+            return True
+        self._set_aside(path)
+        return False
+
+    def _set_aside(self, path: Path) -> None:
+        aside = self.root / "broken" / f"{path.name}.{secrets.token_hex(3)}"
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, aside)
+        except FileNotFoundError:
+            return  # another process set it aside first
+        except OSError as error:
+            raise resource_error(path, error) from error
+        warnings.warn(f"{path}: not what was written; set aside in broken/ and computed again.", stacklevel=2)
+
+    def digest(self, address: str) -> str:
+        """Returns the sha256 of a verified artefact's file."""
+        self._read_journal()
+        return self._journal[f"artefacts/{address}.safetensors"]
+
+    def has(self, address: str) -> bool:
+        """Says whether an artefact is there and verifies."""
+        return self.verify(f"artefacts/{address}.safetensors")
+
+    def save(self, address: str, artefact: Artefact) -> None:
+        """Writes an artefact."""
+        data = to_bytes(artefact)
+        self.put(f"artefacts/{address}.safetensors", data)
+
+    def load(self, address: str) -> Artefact | None:
+        """Returns an artefact, or None where it is not there or does not verify."""
+        return read_artefact(self.artefact_path(address)) if self.has(address) else None
+
+
+def to_bytes(artefact: Artefact) -> bytes:
+    """Returns an artefact as safetensors, metadata in the header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artefact.tensors.items()}
+    return save(tensors, metadata={"fusionkit": json.dumps(dict(artefact.metadata), sort_keys=True)})
+
+
+def read_artefact(path: Path) -> Artefact:
+    """Reads an artefact whose sum has been checked."""
+    with safe_open(path, framework="pt") as file:
+        metadata = json.loads((file.metadata() or {}).get("fusionkit", "{}"))
+        return Artefact({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """One file of the store, for `fusionkit store list`."""
+
+    kind: str
+    name: str
+    size: int
+    modified: float
+    metadata: Mapping[str, Any]
+
+
+def list_entries(root: Path) -> list[StoreEntry]:
+    """Returns every artefact, feature file, checkpoint and broken file, newest first."""
+    entries = []
+    for kind in ("artefacts", "features", "checkpoints", "broken", "sources"):
+        for path in sorted((root / kind).rglob("*")):
+            if not path.is_file() or path.name.startswith("."):
+                continue
+            stat = path.stat()
+            metadata = _peek(path) if path.suffix == ".safetensors" else {}
+            entries.append(StoreEntry(kind, str(path.relative_to(root / kind)), stat.st_size, stat.st_mtime, metadata))
+    return sorted(entries, key=lambda entry: -entry.modified)
+
+
+def _peek(path: Path) -> Mapping[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            node = json.loads((file.metadata() or {}).get("fusionkit", "{}"))
+            return node if isinstance(node, dict) else {}
+    except Exception:
+        return {"state": "unreadable"}
+
+
+def prune(root: Path, *, older_than_days: float) -> tuple[int, int]:
+    """Deletes files that are older, broken files, stale locks and temporary files.
+
+    Returns:
+        How many files, how many bytes.
+    """
+    limit = time.time() - older_than_days * 86400
+    count = size = 0
+    for path in sorted(root.rglob("*")) if root.exists() else []:
+        if not path.is_file() or path.name == "journal.jsonl":
+            continue
+        inside = path.relative_to(root).parts[0]
+        # a temporary file or lock younger than an hour may belong to a running process
+        stale = time.time() - path.stat().st_mtime > 3600
+        is_litter = (inside == "locks" or path.suffix == ".tmp") and stale
+        if inside == "broken" or is_litter or (inside not in ("locks",) and path.stat().st_mtime < limit):
+            size += path.stat().st_size
+            count += 1
+            path.unlink()
+    return count, size

@@ -1,0 +1,1 @@
+"""How parts learn: stages, the one loop, stored features, the device."""

@@ -1,0 +1,297 @@
+"""What the stages of one recipe work with: rows, parts and where they come from, the store, the device."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fusionkit.data.batches import ModalityReader, Units, make_units
+from fusionkit.data.manifest import Manifest
+from fusionkit.errors import IntegrityError
+from fusionkit.interfaces import Encoder
+from fusionkit.model import FusionModel, ModalityBatch, PartFactory
+from fusionkit.store import Artefact, Store
+from fusionkit.task import Classification
+from fusionkit.training.device import Device
+from fusionkit.training.features import FeatureTable, ensure_features, prefix_address
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+N_SHARED_MODULES = 24
+"""How many frozen instances are kept; the least recently used goes first."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a part's state comes from.
+
+    Args:
+        address: sha256 of the initial state, or the address of the artefact that learned it.
+        seed: The seed of its initial state.
+        is_learned: Whether `address` is an artefact.
+    """
+
+    address: str
+    seed: int
+    is_learned: bool = False
+
+
+Origins = Mapping[str, Origin]
+
+
+@dataclass
+class Shared:
+    """What the variants of one run share."""
+
+    modules: OrderedDict[tuple[str, str], nn.Module] = field(default_factory=OrderedDict)
+    readers: dict[str, ModalityReader] = field(default_factory=dict)
+    tables: dict[str, FeatureTable] = field(default_factory=dict)
+    artefacts: Callable[[str], Artefact | None] | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One recipe on one manifest.
+
+    Args:
+        factory: Builds parts of the recipe in their initial state.
+        manifest: The rows.
+        task: What is predicted.
+        store: Where artefacts and features are.
+        device: Where things are computed.
+        tell: Is told what happens.
+        shared: Caches that variants share.
+    """
+
+    factory: PartFactory
+    manifest: Manifest
+    task: Classification
+    store: Store
+    device: Device
+    tell: Tell
+    shared: Shared = field(default_factory=Shared)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The recipe's modalities, in order."""
+        return list(self.factory.loaded.recipe.modalities)
+
+    def reader(self, modality: str) -> ModalityReader:
+        """Returns the reader of a modality's rows."""
+        if modality not in self.shared.readers:
+            seed = self.factory.loaded.recipe.seed
+            encoder = cast(Encoder, self.module(f"{modality}.encoder", self.initial(f"{modality}.encoder", seed)))
+            self.shared.readers[modality] = ModalityReader(modality, self.manifest, encoder.input_spec, seed)
+        return self.shared.readers[modality]
+
+    def initial(self, path: str, seed: int) -> Origin:
+        """Returns a part's origin before it learns."""
+        return Origin(self.factory.origin(path, seed), seed)
+
+    def fresh(self, path: str, origin: Origin) -> nn.Module:
+        """Builds a part in the state of its origin, not shared with anybody."""
+        module = self.factory.build(path, origin.seed)
+        if origin.is_learned:
+            self.restore(module, path, origin)
+        return self.device.place(module)
+
+    def restore(self, module: nn.Module, path: str, origin: Origin) -> None:
+        """Loads a part's tensors from the artefact that learned it; raises IntegrityError where they do not fit."""
+        prefix = f"{path}."
+        tensors = self._artefact(origin.address).tensors
+        state = {name: tensors[prefix + name] for name in module.state_dict() if prefix + name in tensors}
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise IntegrityError(f"{path}: artefact {origin.address[:12]} does not fit the recipe ({reason}).") from None
+
+    def _artefact(self, address: str) -> Artefact:
+        load = self.shared.artefacts or self.store.load
+        artefact = load(address)
+        if artefact is None:
+            raise IntegrityError(f"artefact {address[:12]}: not there, or not what was written. Run the recipe again.")
+        return artefact
+
+    def module(self, path: str, origin: Origin) -> nn.Module:
+        """Returns a shared frozen part in the state of its origin."""
+        key = (path, origin.address)
+        modules = self.shared.modules
+        if key not in modules:
+            modules[key] = self.fresh(path, origin)
+            while len(modules) > N_SHARED_MODULES:
+                modules.popitem(last=False)
+        modules.move_to_end(key)
+        return modules[key]
+
+    def describe_part(self, path: str, origin: Origin) -> dict[str, Any]:
+        """Returns what determines a part's behaviour, for addresses."""
+        if path.endswith(".scale"):
+            return {"use": "scale", "origin": origin.address}
+        plan = self.factory.loaded.parts[path]
+        return {
+            "use": plan.use,
+            "version": plan.plugin.version,
+            # the option `input` is the input spec's: its identity and views stand in the address by themselves
+            "options": {name: value for name, value in plan.options.items() if name != "input"},
+            "origin": origin.address,
+        }
+
+    def table(self, modality: str, origin: Origin) -> FeatureTable:
+        """Returns the stored features of a modality's frozen encoder."""
+        return self.output_table(modality, origin, {"output": "features"})
+
+    def output_table(self, modality: str, origin: Origin, output: Mapping[str, Any]) -> FeatureTable:
+        """Returns the stored values of one output of a modality's frozen encoder."""
+        prefix = prefix_address(
+            {
+                "encoder": self.describe_part(f"{modality}.encoder", origin),
+                "input": self.reader(modality).spec.identity(),
+                **output,
+                **self.device.identity(),
+            }
+        )
+        if prefix not in self.shared.tables:
+            self.shared.tables[prefix] = FeatureTable(self.store, prefix)
+        return self.shared.tables[prefix]
+
+    def to_device(self, raw: Any) -> Any:
+        """Moves a raw batch to the device."""
+        if isinstance(raw, Tensor):
+            return raw.to(self.device.torch, non_blocking=True)
+        if isinstance(raw, Mapping):
+            return {name: self.to_device(value) for name, value in raw.items()}
+        if isinstance(raw, list | tuple):
+            return type(raw)(self.to_device(value) for value in raw)
+        return raw
+
+    def n_views(self, *, training: bool) -> int:
+        """Returns how many views a sample has: as many as its richest modality."""
+        return max(self.reader(name).n_views(training=training) for name in self.modalities)
+
+    def n_draws(self, stored: Sequence[str]) -> int:
+        """Returns how many draws an epoch of stored features has."""
+        specs = [self.reader(name).spec for name in stored]
+        return max([spec.draws for spec in specs if spec.is_random(training=True)], default=1)
+
+    def units(self, rows: Sequence[int] | NDArray[np.int64], stored: Sequence[str], *, training: bool) -> Units:
+        """Returns what a pass over rows goes through."""
+        return make_units(rows, self.n_views(training=training), self.n_draws(stored) if training else 1)
+
+
+class Feed:
+    """Brings batches to a model some of whose parts are frozen.
+
+    Args:
+        experiment: The recipe and its rows.
+        origins: Where every part's state comes from.
+        learning: Paths of the parts that learn; the others are frozen.
+    """
+
+    def __init__(self, experiment: Experiment, origins: Origins, learning: Sequence[str] = ()) -> None:
+        self.experiment = experiment
+        self.origins = origins
+        self.learning = frozenset(learning)
+        self.stored = [
+            name
+            for name in experiment.modalities
+            if experiment.reader(name).is_stored and f"{name}.encoder" not in self.learning
+        ]
+
+    def model(self, learning: Mapping[str, nn.Module]) -> FusionModel:
+        """Assembles the model from shared frozen parts and the given learning ones."""
+        experiment, factory = self.experiment, self.experiment.factory
+
+        def part(path: str) -> nn.Module:
+            # the encoder behind stored features is not needed
+            if path.endswith(".encoder") and path.removesuffix(".encoder") in self.stored:
+                return nn.Identity()
+            return learning[path] if path in learning else experiment.module(path, self.origins[path])
+
+        chains = {
+            name: {path.split(".")[1]: part(path) for path in factory.chain(name)} for name in experiment.modalities
+        }
+        precise = {n: experiment.device.autocast for n in experiment.modalities if experiment.reader(n).is_stored}
+        dims = {name: factory.dim(name) for name in experiment.modalities}
+        return FusionModel(chains, part("head"), precise, dims)
+
+    def ensure(self, units: Units, *, training: bool) -> int:
+        """Computes the features that the store lacks for these units; returns how many rows were computed."""
+        return sum(self._ensure(name, units, training=training) for name in self.stored)
+
+    def _ensure(self, modality: str, units: Units, *, training: bool) -> int:
+        experiment = self.experiment
+        reader, origin = experiment.reader(modality), self.origins[f"{modality}.encoder"]
+        here = self._of(modality, units.take(reader.present(units.rows)))
+        return ensure_features(
+            experiment.table(modality, origin),
+            reader,
+            [(here, training)],
+            lambda raw: encode(experiment, modality, origin, raw),
+            lambda done, total: experiment.tell(
+                "features", {"modality": modality, "done": done, "total": total}
+            ),
+        )
+
+    def _of(self, modality: str, units: Units) -> Units:
+        """Returns the units as a modality's stored draws number them."""
+        spec = self.experiment.reader(modality).spec
+        return Units(units.rows, units.views, units.draws % spec.draws)
+
+    def batch(self, units: Units, *, training: bool) -> dict[str, ModalityBatch]:
+        """Returns one batch, on the device."""
+        experiment = self.experiment
+        batch = {}
+        for name in experiment.modalities:
+            reader = experiment.reader(name)
+            present = reader.present(units.rows)
+            here = units.take(present)
+            inputs: Any
+            if not len(here):
+                inputs, start = torch.zeros(0), 0
+            elif name in self.stored:
+                keys = reader.feature_keys(self._of(name, here), training=training)
+                inputs, start = experiment.table(name, self.origins[f"{name}.encoder"]).gather(keys), 1
+            else:
+                inputs, start = reader.read(here, training=training), 0
+            mask = torch.from_numpy(present).to(experiment.device.torch)
+            batch[name] = ModalityBatch(experiment.to_device(inputs), mask, start)
+        return batch
+
+
+def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> Tensor:
+    """Returns a frozen encoder's features of a raw batch, (n, d) in fp32."""
+    encoder = experiment.module(f"{modality}.encoder", origin)
+    with torch.inference_mode(), experiment.device.autocast():
+        return cast(Tensor, encoder(experiment.to_device(raw)).float())
+
+
+def chain_inputs(
+    experiment: Experiment, origins: Origins, path: str, units: Units, *, training: bool
+) -> Iterator[Any]:
+    """Yields what comes into a part, batch by batch: a raw batch for an encoder, else features (n, d)."""
+    modality = path.split(".")[0]
+    reader = experiment.reader(modality)
+    chain = experiment.factory.chain(modality)
+    before = chain[: chain.index(path)]
+    feed = Feed(experiment, origins, learning=() if before else (path,))
+    is_stored = bool(before) and reader.is_stored
+    if is_stored:
+        feed._ensure(modality, units, training=training)
+    for part in units.chunks(256):
+        with torch.no_grad():  # not inference_mode: what comes out may go into a loss
+            if is_stored:
+                keys = reader.feature_keys(feed._of(modality, part), training=training)
+                inputs: Any = experiment.table(modality, origins[f"{modality}.encoder"]).gather(keys)
+                inputs = experiment.to_device(inputs)
+            else:
+                inputs = experiment.to_device(reader.read(part, training=training))
+            for name in before[1 if is_stored else 0 :]:
+                inputs = experiment.module(name, origins[name])(inputs)
+        yield inputs

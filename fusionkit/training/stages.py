@@ -1,0 +1,279 @@
+"""Stages as steps with addresses: planned without computing, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fusionkit.data.batches import make_units
+from fusionkit.data.splits import Fold
+from fusionkit.interfaces import Fittable
+from fusionkit.model import seed_of
+from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
+from fusionkit.store import FORMAT, Artefact, address_of
+from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
+from fusionkit.training.supervised import run_pretrain, run_train
+from fusionkit.training.train import LOOP_VERSION, Job, delete_checkpoint, run_loop
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artefact to be: what learns, from what, on which rows.
+
+    Args:
+        verb: fit, pretrain or train.
+        stage: The recipe's stage.
+        learned: Paths of the parts that learn.
+        used: Where every part that takes part comes from.
+        rows: Training rows.
+        validation: Validation rows.
+        seed: What its randomness derives from.
+        address: Its place in the store.
+    """
+
+    verb: str
+    stage: FitStage | PretrainStage | TrainStage
+    learned: tuple[str, ...]
+    used: Origins
+    rows: tuple[int, ...]
+    validation: tuple[int, ...]
+    seed: int
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of one model, and where every part's state comes from when they are done."""
+
+    steps: tuple[Step, ...]
+    origins: dict[str, Origin]
+
+
+def plan_steps(experiment: Experiment, fold: Fold, member: int) -> Plan:
+    """Plans the stages of a recipe for one fold and one initialisation; computes nothing that learns."""
+    planner = _Planner(experiment, fold, member)
+    for stage in experiment.factory.loaded.recipe.stages:
+        planner.add(stage)
+    return Plan(tuple(planner.steps), planner.origins)
+
+
+class _Planner:
+    def __init__(self, experiment: Experiment, fold: Fold, member: int) -> None:
+        recipe = experiment.factory.loaded.recipe
+        self.experiment, self.fold = experiment, fold
+        self.seed = recipe.seed
+        # the first initialisation is the recipe's own seed; only what a train stage starts differs between them
+        self.member_seed = recipe.seed if member == 0 else seed_of(recipe.seed, "member", member)
+        earlier = {
+            path
+            for stage in recipe.stages
+            if not isinstance(stage, TrainStage)
+            for path in (stage.fit if isinstance(stage, FitStage) else (stage.pretrain,))
+        }
+        named = {path for stage in recipe.stages if isinstance(stage, TrainStage) for path in stage.train} - earlier
+        self.origins = {
+            path: experiment.initial(path, self.member_seed if path in named else self.seed)
+            for path in experiment.factory.paths()
+        }
+        self.steps: list[Step] = []
+        self._present: dict[str, NDArray[np.bool_]] = {}
+
+    def add(self, stage: FitStage | PretrainStage | TrainStage) -> None:
+        if isinstance(stage, FitStage):
+            for path in self._in_order(stage.fit):
+                self._add_fit(path, stage)
+        elif isinstance(stage, PretrainStage):
+            modality = stage.pretrain.split(".")[0]
+            rows, validation = (self._rows([modality], rows) for rows in (self.fold.train, self.fold.validation))
+            self._append("pretrain", stage, [stage.pretrain], [stage.pretrain], rows, validation)
+        else:
+            self._add_train(stage)
+
+    def _add_fit(self, path: str, stage: FitStage | TrainStage) -> None:
+        if self._learns(path) not in ("closed_form", "self_supervised"):
+            return
+        modality = path.split(".")[0]
+        rows = self._rows([modality], self.fold.train)
+        if isinstance(stage, FitStage) and stage.rows == "subject":
+            rows = self._one_per_subject(rows)
+        chain = self.experiment.factory.chain(modality)
+        self._append("fit", stage, [path], chain[: chain.index(path) + 1], rows, ())
+
+    def _add_train(self, stage: TrainStage) -> None:
+        learning = [path for path in self._in_order(stage.train) if self._learns(path) != "nothing"]
+        for path in [path for path in learning if self._learns(path) == "closed_form"]:
+            self._add_fit(path, stage)
+            learning.remove(path)
+        modalities = self.experiment.modalities
+        if "head" in learning:
+            for name in modalities:
+                path = f"{name}.scale"
+                if path in self.origins and not self.origins[path].is_learned:
+                    chain = self.experiment.factory.chain(name)
+                    self._append("fit", stage, [path], chain, self._rows([name], self.fold.train), ())
+        rows, validation = (self._rows(modalities, rows) for rows in (self.fold.train, self.fold.validation))
+        self._append("train", stage, learning, self.experiment.factory.paths(), rows, validation)
+
+    def _learns(self, path: str) -> str:
+        return "closed_form" if path.endswith(".scale") else str(
+            getattr(self.experiment.factory.loaded.parts[path].card, "learns", "nothing")
+        )
+
+    def _in_order(self, paths: Sequence[str]) -> list[str]:
+        return [path for path in self.experiment.factory.paths() if path in paths]
+
+    def _rows(self, modalities: Sequence[str], rows: Sequence[int]) -> tuple[int, ...]:
+        """Returns the rows that have any of the modalities."""
+        return tuple(row for row in rows if any(self.experiment.reader(m).key(row) is not None for m in modalities))
+
+    def _one_per_subject(self, rows: Sequence[int]) -> tuple[int, ...]:
+        first: dict[str, int] = {}
+        for row in rows:
+            first.setdefault(self.experiment.manifest.subjects[row], row)
+        return tuple(first.values())
+
+    def _append(
+        self,
+        verb: str,
+        stage: FitStage | PretrainStage | TrainStage,
+        learned: Sequence[str],
+        used: Sequence[str],
+        rows: tuple[int, ...],
+        validation: tuple[int, ...],
+    ) -> None:
+        seed = self.member_seed if verb == "train" else self.seed
+        step = Step(
+            verb,
+            stage,
+            tuple(learned),
+            {path: self.origins[path] for path in used},
+            rows,
+            validation if getattr(stage, "early_stopping", None) else (),
+            seed_of(seed, verb, *sorted(learned)),
+        )
+        step = replace(step, address=address_of(describe_step(self.experiment, step)))
+        self.steps.append(step)
+        for path in learned:
+            self.origins[path] = Origin(step.address, self.origins[path].seed, is_learned=True)
+
+
+def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
+    """Returns all that determines a step's result; its sha256 is the address."""
+    modalities = sorted({path.split(".")[0] for path in step.used} - {"head"})
+    is_closed_form = step.verb == "fit" and (
+        step.learned[0].endswith(".scale")
+        or getattr(experiment.factory.loaded.parts[step.learned[0]].card, "learns", "") == "closed_form"
+    )
+    options = {} if is_closed_form else step.stage.model_dump(mode="json", exclude={"name", "fit", "train", "pretrain"})
+    readers = {name: experiment.reader(name) for name in modalities}
+    return {
+        "format": FORMAT,
+        "loop": LOOP_VERSION,
+        "verb": step.verb,
+        "options": options,
+        "learned": sorted(step.learned),
+        "parts": {path: experiment.describe_part(path, origin) for path, origin in step.used.items()},
+        "inputs": {
+            name: {
+                "spec": dict(reader.spec.identity()),
+                "views": list(reader.spec.views(training=True)),
+                "draws": reader.spec.draws,
+            }
+            for name, reader in readers.items()
+        },
+        "rows": _digest_rows(experiment, step.rows, modalities),
+        "validation": _digest_rows(experiment, step.validation, modalities),
+        "task": experiment.task.identity(),
+        "seed": step.seed,
+        **experiment.device.identity(),
+    }
+
+
+def _digest_rows(experiment: Experiment, rows: Sequence[int], modalities: Sequence[str]) -> str:
+    manifest = experiment.manifest
+    readers = [experiment.reader(name) for name in modalities]
+    lines: list[Any] = []
+    for row in rows:
+        keys = [key.hex() if (key := reader.key(row)) else None for reader in readers]
+        lines.append([manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], keys])
+    return address_of(lines)
+
+
+def run_steps(experiment: Experiment, plan: Plan) -> int:
+    """Computes the steps that the store lacks, in order; returns how many were computed."""
+    return sum(_run_step(experiment, step) for step in plan.steps)
+
+
+def _run_step(experiment: Experiment, step: Step) -> int:
+    store = experiment.store
+    if store.has(step.address):
+        return 0
+    with store.lock(step.address):
+        if store.has(step.address):
+            return 0
+        described = {"verb": step.verb, "stage": step.stage.name, "parts": list(step.learned)}
+        experiment.tell("stage_started", {**described, "address": step.address, "rows": len(step.rows)})
+        tensors, history = _compute(experiment, step)
+        metadata = {**described, "history": history, "n_rows": len(step.rows)}
+        store.save(step.address, Artefact(tensors, metadata))
+        delete_checkpoint(store, step.address)
+        experiment.tell("stage_finished", {**described, "address": step.address})
+    return 1
+
+
+def _compute(experiment: Experiment, step: Step) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    if step.verb == "pretrain":
+        return run_pretrain(experiment, cast(PretrainStage, step.stage), step)
+    if step.verb == "train":
+        return run_train(experiment, cast(TrainStage, step.stage), step)
+    path = step.learned[0]
+    module = experiment.fresh(path, step.used[path])
+    if isinstance(module, Fittable):
+        _fit_closed_form(experiment, step, module)
+        return {f"{path}.{name}": tensor for name, tensor in module.state_dict().items()}, []
+    return _fit_self_supervised(experiment, step, module)
+
+
+def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> None:
+    path = step.learned[0]
+    modality = path.split(".")[0]
+    n_views = experiment.reader(modality).n_views(training=True) if path.endswith(".scale") else 1
+    units = make_units(step.rows, n_views)
+    inputs = torch.cat(list(chain_inputs(experiment, step.used, path, units, training=False)))
+    targets = torch.from_numpy(experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows]))
+    module.fit(inputs, targets, seed=step.seed)
+
+
+def _fit_self_supervised(
+    experiment: Experiment, step: Step, module: nn.Module
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    path = step.learned[0]
+    stage = cast(FitStage, step.stage)
+    units = make_units(step.rows, 1)
+    inputs = torch.cat(list(chain_inputs(experiment, step.used, path, units, training=False)))
+    rows = np.asarray(step.rows)
+    n_batches = -(-len(rows) // stage.batch_size)
+
+    def batches(epoch: int) -> list[NDArray[np.int64]]:
+        order = np.random.Generator(np.random.PCG64([step.seed, epoch])).permutation(len(rows))
+        return [order[start : start + stage.batch_size] for start in range(0, len(rows), stage.batch_size)]
+
+    job = Job(
+        modules={path: module},
+        batches=batches,
+        n_batches=n_batches,
+        loss=lambda index, generator: cast(Any, module).loss(inputs[torch.from_numpy(index)], generator),
+        name_of=lambda index: ", ".join(experiment.manifest.where(int(row)) for row in rows[index][:8]),
+        options=stage,
+        seed=step.seed,
+        where=f"stage {stage.name}, {path}",
+        device=experiment.device.torch,
+    )
+    history = run_loop(job, experiment.store, step.address, experiment.tell)
+    return {f"{path}.{name}": tensor for name, tensor in module.state_dict().items()}, history

@@ -1,0 +1,274 @@
+"""Stages that learn from outcomes: an encoder through a temporary classifier, or named parts of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
+
+from fusionkit.data.batches import Units, epoch_order, make_units, prefetch
+from fusionkit.model import ModalityBatch, seed_of
+from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
+from fusionkit.training.experiment import Experiment, Feed, Origin
+from fusionkit.training.features import ensure_features
+from fusionkit.training.train import Job, run_loop
+
+if TYPE_CHECKING:
+    from fusionkit.training.stages import Step
+
+VGG_POOL = 7
+VGG_WIDTH = 4096
+EVAL_BATCH = 256
+
+Batch = tuple[Units, Any]
+Result = tuple[dict[str, Tensor], list[dict[str, float]]]
+
+
+class Classifier(nn.Module):
+    """A temporary classifier on an encoder's pretraining features.
+
+    Args:
+        kind: linear, on features averaged over the image; or vgg, VGG's own 4096-4096 on 7 x 7 of them.
+        dim: Width of the features (channels, where they are (n, c, h, w)).
+        is_spatial: Whether they are (n, c, h, w).
+        output_dim: Number of classes.
+    """
+
+    def __init__(self, kind: str, dim: int, is_spatial: bool, output_dim: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "linear":
+            self.layers = nn.Sequential(nn.Linear(dim, output_dim))
+            return
+        width = dim * VGG_POOL * VGG_POOL if is_spatial else dim
+        self.layers = nn.Sequential(
+            nn.Linear(width, VGG_WIDTH),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(VGG_WIDTH, VGG_WIDTH),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(VGG_WIDTH, output_dim),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (n, c, h, w) or (n, d) to logits (n, output_dim)."""
+        if features.ndim == 4:
+            # 14 x 14 pooled to 7 x 7 is VGG's own last pooling
+            features = features.mean((2, 3)) if self.kind == "linear" else adaptive_max_pool2d(features, VGG_POOL)
+        return cast(Tensor, self.layers(features.flatten(1)))
+
+
+def build_classifier(experiment: Experiment, stage: PretrainStage, encoder: Any, seed: int) -> Classifier:
+    """Builds a stage's temporary classifier in its initial state."""
+    dim = getattr(encoder, "pretraining_dim", encoder.output_dim)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "init", f"{stage.pretrain}.classifier"))
+        classifier = Classifier(stage.classifier, dim, hasattr(encoder, "pretraining_features"), experiment.task.output_dim)
+    classifier.eval().requires_grad_(False)
+    return cast(Classifier, experiment.device.place(classifier))
+
+
+def pretraining_logits(experiment: Experiment, modality: str, encoder: Any, classifier: nn.Module, raw: Any) -> Tensor:
+    """Returns a temporary classifier's logits of a raw batch, (n, output_dim)."""
+    compute = getattr(encoder, "pretraining_features", encoder)
+    if experiment.reader(modality).is_stored:
+        with experiment.device.autocast():
+            return cast(Tensor, classifier(compute(raw)).float())
+    return cast(Tensor, classifier(compute(raw)))
+
+
+def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequence[int]) -> dict[int, float]:
+    """Returns each training row's weight in the loss, 1 on average."""
+    manifest = experiment.manifest
+    weights = np.ones(len(rows))
+    if options.class_weights == "balanced":
+        outcomes = experiment.task.encode([manifest.outcomes[row] for row in rows])
+        counts = np.bincount(outcomes, minlength=experiment.task.output_dim)
+        weights /= counts[outcomes]
+    if options.subject_weights == "equal":
+        _, subject, n_samples = np.unique([manifest.subjects[row] for row in rows], return_inverse=True, return_counts=True)
+        weights /= n_samples[subject]
+    weights *= len(rows) / weights.sum()
+    return dict(zip(map(int, rows), map(float, weights), strict=True))
+
+
+class _Supervised:
+    """What both verbs share: units, targets, weights, batches, validation, the job."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        options: SupervisedOptions,
+        step: Step,
+        read: Callable[[Units, bool], Any],
+        logits: Callable[[Any], Tensor],
+        stored: Sequence[str],
+        is_raw: bool,
+        n_views: tuple[int, int],
+    ) -> None:
+        self.experiment, self.options, self.step = experiment, options, step
+        self.read, self.logits, self.is_raw = read, logits, is_raw
+        self.weights = row_weights(experiment, options, step.rows)
+        self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
+        self.validation = make_units(step.validation, n_views[1])
+        rows = list(step.rows) + list(step.validation)
+        targets = experiment.task.encode([experiment.manifest.outcomes[row] for row in rows])
+        self.targets: dict[int, int] = dict(zip(map(int, rows), map(int, targets), strict=True))
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        order = epoch_order(self.units, self.step.seed, epoch)
+        made: Iterable[Batch] = self._batches(order, self.options.batch_size, True)
+        return prefetch(made) if self.is_raw else iter(made)
+
+    def _batches(self, units: Units, size: int, training: bool) -> Iterator[Batch]:
+        for part in units.chunks(size):
+            yield part, self.read(part, training)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        units, inputs = batch
+        weights = torch.tensor([self.weights.get(int(row), 1.0) for row in units.rows], device=self.experiment.device.torch)
+        return self.experiment.task.loss(self.logits(inputs), self._targets(units), weights)
+
+    def _targets(self, units: Units) -> Tensor:
+        return torch.tensor([self.targets[int(row)] for row in units.rows], device=self.experiment.device.torch)
+
+    def validate(self) -> float:
+        """Returns the mean loss of the validation rows."""
+        total = 0.0
+        with torch.no_grad():
+            for units, inputs in self._batches(self.validation, EVAL_BATCH, False):
+                ones = torch.ones(len(units), device=self.experiment.device.torch)
+                total += float(self.experiment.task.loss(self.logits(inputs), self._targets(units), ones)) * len(units)
+        return total / len(self.validation)
+
+    def run(self, modules: dict[str, nn.Module]) -> Result:
+        manifest, options = self.experiment.manifest, self.options
+        stops_early = options.early_stopping is not None
+        job = Job(
+            modules=modules,
+            batches=self.batches,
+            n_batches=-(-len(self.units) // options.batch_size),
+            loss=self.loss,
+            name_of=lambda batch: ", ".join(manifest.where(int(row)) for row in batch[0].rows[:8]),
+            options=options,
+            seed=self.step.seed,
+            where=f"stage {self.step.stage.name}",
+            device=self.experiment.device.torch,
+            validate=self.validate if stops_early else None,
+            patience=options.early_stopping,
+        )
+        history = run_loop(job, self.experiment.store, self.step.address, self.experiment.tell)
+        state = {f"{path}.{name}": t for path, module in modules.items() for name, t in module.state_dict().items()}
+        return state, history
+
+
+def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Result:
+    """Trains an encoder through a temporary classifier; the artefact holds both."""
+    path = stage.pretrain
+    modality = path.split(".")[0]
+    reader = experiment.reader(modality)
+    encoder = experiment.fresh(path, step.used[path])
+    classifier = build_classifier(experiment, stage, encoder, experiment.factory.loaded.recipe.seed)
+    loop = _Supervised(
+        experiment,
+        stage,
+        step,
+        read=lambda units, training: experiment.to_device(reader.read(units, training=training)),
+        logits=lambda raw: pretraining_logits(experiment, modality, encoder, classifier, raw),
+        stored=(),
+        is_raw=reader.is_stored,
+        n_views=(reader.n_views(training=True), reader.n_views(training=False)),
+    )
+    return loop.run({path: encoder, f"{path}.classifier": classifier})
+
+
+def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
+    """Trains the named parts of the model from the outcome; frozen encoders' features come from the store."""
+    feed = Feed(experiment, step.used, step.learned)
+    learning = {path: experiment.fresh(path, step.used[path]) for path in step.learned}
+    model = feed.model(learning)
+    raw = [name for name in experiment.modalities if experiment.reader(name).is_stored and name not in feed.stored]
+
+    def read(units: Units, training: bool) -> dict[str, ModalityBatch]:
+        return feed.batch(units, training=training)
+
+    loop = _Supervised(
+        experiment,
+        stage,
+        step,
+        read=read,
+        logits=model,
+        stored=feed.stored,
+        is_raw=bool(raw),
+        n_views=(experiment.n_views(training=True), experiment.n_views(training=False)),
+    )
+    feed.ensure(loop.units, training=True)
+    if len(loop.validation):
+        feed.ensure(loop.validation, training=False)
+    return loop.run(learning)
+
+
+def predict_logits(
+    experiment: Experiment, origins: Mapping[str, Origin], rows: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Returns the model's logits (n rows, n views, output_dim); rows without any modality give NaN."""
+    rows = np.asarray(rows, dtype=np.int64)
+    n_views = experiment.n_views(training=False)
+    feed = Feed(experiment, origins)
+    units = make_units(rows, n_views)
+    feed.ensure(units, training=False)
+    model = feed.model({})
+    out = np.full((len(rows) * n_views, experiment.task.output_dim), np.nan, dtype=np.float32)
+    any_present = np.zeros(len(units), dtype=bool)
+    for name in experiment.modalities:
+        any_present |= experiment.reader(name).present(units.rows)
+    index = np.flatnonzero(any_present)
+    with torch.inference_mode():
+        for start in range(0, len(index), EVAL_BATCH):
+            part = index[start : start + EVAL_BATCH]
+            out[part] = model(feed.batch(units.take(part), training=False)).float().cpu().numpy()
+    return out.reshape(len(rows), n_views, -1)
+
+
+def predict_pretrained(
+    experiment: Experiment, stage: PretrainStage, origin: Origin, rows: Sequence[int]
+) -> NDArray[np.float32]:
+    """Returns a pretrain stage's own logits (n rows, n views, output_dim), kept in the store like features."""
+    modality = stage.pretrain.split(".")[0]
+    reader = experiment.reader(modality)
+    n_views = reader.n_views(training=False)
+    units = make_units(rows, n_views)
+    table = experiment.output_table(modality, origin, {"output": "pretraining_logits"})
+    keys = reader.feature_keys(units, training=False)
+    if table.missing(keys):
+        encoder: Any = experiment.module(stage.pretrain, origin)
+        classifier = build_classifier(experiment, stage, encoder, experiment.factory.loaded.recipe.seed)
+        experiment.restore(classifier, f"{stage.pretrain}.classifier", origin)
+
+        def compute(raw: Any) -> Tensor:
+            with torch.inference_mode():
+                return pretraining_logits(experiment, modality, encoder, classifier, experiment.to_device(raw))
+
+        tell = experiment.tell
+        ensure_features(
+            table,
+            reader,
+            [(units, False)],
+            compute,
+            lambda done, total: tell("features", {"modality": modality, "done": done, "total": total}),
+        )
+    return table.gather(keys).numpy().reshape(len(rows), n_views, -1)
+
+
+def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:
+    """Maps logits (n, views, k) to probabilities (n, k): of the mean logit, or the mean of the views' own."""
+    values = torch.from_numpy(logits).double()
+    if views == "mean_logit":
+        return experiment.task.probabilities(values.mean(1)).numpy()
+    return experiment.task.probabilities(values).mean(1).numpy()

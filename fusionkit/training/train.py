@@ -1,0 +1,229 @@
+"""The one training loop: plain PyTorch, resumable after every epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusionkit.errors import TrainingError
+from fusionkit.model import seed_of
+from fusionkit.recipe.schema import LoopOptions
+from fusionkit.store import Artefact, Store, read_artefact, to_bytes
+
+LOOP_VERSION = 1
+"""Part of every address: raised when the loop would give other numbers."""
+CHECKPOINT_SECONDS = 5.0
+
+Loss = Callable[[Any, torch.Generator], Tensor]
+
+
+@dataclass
+class Progress:
+    """How far a loop is; what a checkpoint holds beside tensors."""
+
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_score: float = math.inf
+    best_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a loop needs.
+
+    Args:
+        modules: What learns, by part path; already in place on the device.
+        batches: Gives an epoch's batches, a pure function of the epoch.
+        n_batches: How many there are.
+        loss: Maps a batch and a generator to a scalar; all randomness is the generator's or torch's, both reseeded
+            each epoch.
+        name_of: Names a batch's samples, for messages.
+        options: The stage's options.
+        seed: What the epochs' seeds derive from.
+        validate: Returns the validation loss; None without early stopping.
+        patience: Epochs without a better validation loss before it stops.
+        where: Names the stage, for messages.
+        device: Where the generator lives.
+    """
+
+    modules: Mapping[str, nn.Module]
+    batches: Callable[[int], Iterable[Any]]
+    n_batches: int
+    loss: Loss
+    name_of: Callable[[Any], str]
+    options: LoopOptions
+    seed: int
+    where: str
+    device: torch.device
+    validate: Callable[[], float] | None = None
+    patience: int | None = None
+
+
+def run_loop(
+    job: Job, store: Store, address: str, tell: Callable[[str, Mapping[str, Any]], None]
+) -> list[dict[str, float]]:
+    """Trains a job's modules, continuing from its checkpoint if there is one; returns the history by epoch.
+
+    Raises:
+        TrainingError: A loss is not finite; nothing of it is saved.
+    """
+    for module in job.modules.values():
+        module.requires_grad_(True)
+    optimizer = make_optimizer(job)
+    progress, best = _restore(job, optimizer, store, address)
+    saved = time.monotonic()
+    while progress.epoch < job.options.epochs and not _is_over(job, progress):
+        loss = _run_epoch(job, optimizer, progress.epoch, tell)
+        progress.epoch += 1
+        record = {"epoch": float(progress.epoch), "loss": loss}
+        if job.validate is not None:
+            _set_training(job, False)
+            record["validation_loss"] = score = job.validate()
+            if score < progress.best_score:
+                progress.best_score, progress.best_epoch = score, progress.epoch
+                best = _state(job)
+        progress.history.append(record)
+        tell("epoch_finished", {"where": job.where, "epochs": job.options.epochs, **record})
+        if time.monotonic() - saved > CHECKPOINT_SECONDS and progress.epoch < job.options.epochs:
+            _checkpoint(job, optimizer, progress, best, store, address)
+            saved = time.monotonic()
+    if best is not None:
+        _load(job, best)
+    _set_training(job, False)
+    for module in job.modules.values():
+        module.requires_grad_(False)
+    return progress.history
+
+
+def _is_over(job: Job, progress: Progress) -> bool:
+    return job.patience is not None and progress.epoch - progress.best_epoch >= job.patience and progress.epoch > 0
+
+
+def _set_training(job: Job, training: bool) -> None:
+    for module in job.modules.values():
+        module.train(training)
+
+
+def _run_epoch(
+    job: Job, optimizer: torch.optim.Optimizer, epoch: int, tell: Callable[[str, Mapping[str, Any]], None]
+) -> float:
+    seed = seed_of(job.seed, "epoch", epoch)
+    torch.manual_seed(seed)
+    generator = torch.Generator(device=job.device).manual_seed(seed)
+    _set_training(job, True)
+    total, step = 0.0, epoch * job.n_batches
+    for number, batch in enumerate(job.batches(epoch)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(job.options, step, job.n_batches)
+        loss = job.loss(batch, generator)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{job.where}: the loss is not finite ({value}) in epoch {epoch + 1}, batch {number + 1}: "
+                f"{job.name_of(batch)}. Lower the learning rate, or look at these rows."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if job.options.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(_parameters(job), job.options.gradient_clip, error_if_nonfinite=True)
+        optimizer.step()
+        total += value
+        step += 1
+        tell("batch_finished", {"where": job.where, "epoch": epoch + 1, "batch": number + 1, "batches": job.n_batches})
+    return total / max(1, job.n_batches)
+
+
+def learning_rate(options: LoopOptions, step: int, n_batches: int) -> float:
+    """Returns the learning rate of a step: a linear warm-up, then constant or a cosine to zero."""
+    total = options.epochs * n_batches
+    warmup = options.warmup_epochs * n_batches
+    if step < warmup:
+        return options.learning_rate * (step + 1) / (warmup + 1)
+    if options.schedule == "constant":
+        return options.learning_rate
+    done = (step - warmup) / max(1.0, total - warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _parameters(job: Job) -> list[nn.Parameter]:
+    return [parameter for path in sorted(job.modules) for parameter in job.modules[path].parameters()]
+
+
+def make_optimizer(job: Job) -> torch.optim.Optimizer:
+    """Builds the optimiser that the options name."""
+    options, parameters = job.options, _parameters(job)
+    rate, decay = options.learning_rate, options.weight_decay
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, rate, weight_decay=decay, fused=True)
+
+
+def _state(job: Job) -> dict[str, Tensor]:
+    return {
+        f"{path}.{name}": tensor.detach().clone()
+        for path, module in job.modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _load(job: Job, state: Mapping[str, Tensor]) -> None:
+    for path, module in job.modules.items():
+        prefix = f"{path}."
+        module.load_state_dict({n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)})
+
+
+def _checkpoint(
+    job: Job,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: Mapping[str, Tensor] | None,
+    store: Store,
+    address: str,
+) -> None:
+    tensors = {f"now/{name}": tensor for name, tensor in _state(job).items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
+    store.put(f"checkpoints/{address}.safetensors", to_bytes(Artefact(tensors, vars(progress))))
+
+
+def _restore(
+    job: Job, optimizer: torch.optim.Optimizer, store: Store, address: str
+) -> tuple[Progress, dict[str, Tensor] | None]:
+    name = f"checkpoints/{address}.safetensors"
+    if not store.verify(name):
+        return Progress(), None
+    checkpoint = read_artefact(store.path(name))
+    groups: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in checkpoint.tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimizer":
+            index, _, what = rest.partition("/")
+            moments.setdefault(int(index), {})[what] = tensor
+        else:
+            groups[kind][rest] = tensor
+    _load(job, groups["now"])
+    for index, parameter in enumerate(_parameters(job)):
+        for what, tensor in moments.get(index, {}).items():
+            # moments must have their parameter's strides: fused Adam on CPU is silently wrong without
+            like = torch.empty_like(parameter, dtype=tensor.dtype) if tensor.shape == parameter.shape else tensor
+            moments[index][what] = like.copy_(tensor) if like is not tensor else tensor
+    state = optimizer.state_dict()
+    state["state"] = moments
+    optimizer.load_state_dict(state)
+    metadata = json.loads(json.dumps(checkpoint.metadata))
+    return Progress(**metadata), groups["best"] or None
+
+
+def delete_checkpoint(store: Store, address: str) -> None:
+    """Deletes the checkpoint of a stage that is done."""
+    store.path(f"checkpoints/{address}.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""Concatenation and fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from fusionkit_heads import ConcatMlpConfig
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class ConcatMlp(nn.Module):
+    """Joins (n, d) per modality, in recipe order, and maps them to (n, output_dim).
+
+    An absent modality comes in as zeros, which is the mean of its standardised features.
+    """
+
+    def __init__(self, config: ConcatMlpConfig, input_dims: Mapping[str, int], output_dim: int) -> None:
+        super().__init__()
+        self.modalities = tuple(input_dims)
+        widths = [sum(input_dims.values()), *config.hidden]
+        layers: list[nn.Module] = [nn.Dropout(config.input_dropout)]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], output_dim))
+
+    def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Returns (n, output_dim)."""
+        return cast(Tensor, self.layers(torch.cat([features[name] for name in self.modalities], 1)))

@@ -1,0 +1,98 @@
+"""The source for a table of samples: one row per sample, images in files beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, model_validator
+
+from fusionkit import ColumnSpec, ComponentConfig, DataFile, Source, SourceSpec, hookimpl
+
+
+def _as_texts(value: Any) -> Any:
+    """Lets a recipe write one text for a list of one, and a bare number for the text of a cell."""
+    if isinstance(value, list | tuple):
+        return [str(text) if isinstance(text, int) and not isinstance(text, bool) else text for text in value]
+    return _as_texts([value])
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
+
+
+class ManifestOptions(ComponentConfig):
+    """Options of manifest."""
+
+    table: DataFile
+    """The table: .csv, .tsv, .txt or .parquet, one row per sample."""
+    images: DataFile = ""
+    """Folder that the paths in file columns are relative to; by default the table's."""
+    subject: str
+    """Column of the subject (patient)."""
+    sample: str | None = None
+    """Column of the sample's id; null for row1, row2, ... in the table's order."""
+    outcome: str | None
+    """Column of the sample's outcome; null where it is unknown (rows to predict)."""
+    subject_outcome: str | None = None
+    """Column of the subject's own outcome, where it may differ from its samples'."""
+    classes: Mapping[str, Texts]
+    """Class -> the cell text, or texts, that mean it; the last class is the positive one."""
+    drop: Mapping[str, Texts] = {}
+    """Column -> the texts whose rows are left out, and counted."""
+    columns: Mapping[str, ColumnSpec] = {}
+    """What each column may hold."""
+    schema_file: DataFile = ""
+    """A YAML file that says it instead of `columns`."""
+    subject_pattern: str | None = None
+    """Regular expression that finds the subject in its cell (its first group, if it has one)."""
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    """How the bytes of a CSV table spell its text."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = []
+        if bool(self.columns) == bool(self.schema_file):
+            problems.append("exactly one of `columns` and `schema_file` says what the columns hold")
+        if len(self.classes) < 2:
+            problems.append("`classes` names at least two classes")
+        texts = [text for members in self.classes.values() for text in members]
+        twice = sorted({text for text in texts if texts.count(text) > 1})
+        if twice:
+            problems.append(f"`classes` gives {', '.join(map(repr, twice))} to more than one class")
+        try:
+            re.compile(self.subject_pattern or "")
+        except re.error as error:
+            problems.append(f"`subject_pattern` is no regular expression ({error})")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _build(config: ManifestOptions) -> Source:
+    from fusionkit_manifest.source import ManifestSource
+
+    return ManifestSource(config)
+
+
+@hookimpl
+def fusionkit_components() -> Sequence[SourceSpec]:
+    """Returns the card of the source."""
+    return (
+        SourceSpec(
+            name="manifest",
+            summary="A table with one row per sample (CSV or Parquet), and image files beside it.",
+            source="ours",
+            config=ManifestOptions,
+            examples=(
+                ManifestOptions(
+                    table="rows.csv",
+                    subject="patient",
+                    outcome="diagnosis",
+                    classes={"benign": ("benign",), "malignant": ("malignant",)},
+                    columns={"image": ColumnSpec(kind="file"), "age": ColumnSpec(kind="numeric")},
+                ),
+            ),
+            build=_build,
+        ),
+    )

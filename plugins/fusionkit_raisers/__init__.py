@@ -1,0 +1,144 @@
+"""Dimension raisers of Yan et al. 2021: copying, polynomial, and three autoencoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from fusionkit import ComponentConfig, RaiserSpec, hookimpl
+
+if TYPE_CHECKING:
+    from fusionkit import Raiser
+
+SOURCE = "doi:10.1186/s12911-020-01340-6"
+
+
+def _check_width(width: int | str) -> int | str:
+    number = width if isinstance(width, int) else width.removesuffix("x")
+    if (isinstance(width, str) and not width.endswith("x")) or not str(number).isdigit() or int(number) < 1:
+        raise ValueError("a width is a number, or a multiple of the input such as 20x")
+    return width
+
+
+Width = Annotated[int | str, AfterValidator(_check_width)]
+"""A number of features, or a multiple of the input's: 20x."""
+
+
+def resolve_width(width: int | str, input_dim: int) -> int:
+    """Returns a width as a number."""
+    return width if isinstance(width, int) else int(width.removesuffix("x")) * input_dim
+
+
+class CopyConfig(ComponentConfig):
+    """Options of copy."""
+
+    output: Width = "20x"
+    """Width of the result; the vector is repeated, the last repeat cut short where it does not fit."""
+
+
+class PolynomialConfig(ComponentConfig):
+    """Options of polynomial."""
+
+    output: Width | None = None
+    """Width of the result: filled up by copying (the paper's IP: 580); null for no filling."""
+
+
+class AutoencoderConfig(ComponentConfig):
+    """Options of ae."""
+
+    hidden: tuple[Width, ...] = Field(("10x", "15x", "20x"), min_length=1)
+    """Widths up to the code, which is the result; the decoder mirrors them (Yan et al. 2021: 290, 435, 580 for 29)."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    """What follows every layer but the reconstruction, which is linear; the paper does not say."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Squared error over fields: their mean or their sum; the paper does not say."""
+
+
+class DenoisingConfig(AutoencoderConfig):
+    """Options of dae."""
+
+    corruption: float = Field(0.2, ge=0, lt=1)
+    """Share of inputs set to zero while it learns (Yan et al. 2021: 0.2); the target stays clean."""
+    rescale: bool = False
+    """Whether what is kept is divided by 1 - corruption, as a dropout layer does; the paper does not say."""
+
+
+class SparseDenoisingConfig(DenoisingConfig):
+    """Options of dae_l1."""
+
+    l1: float = Field(1e-6, ge=0)
+    """Weight of the L1 norm of all learned parameters; the paper does not give it. 1e-6 is ours."""
+
+
+def _build_copy(config: CopyConfig, input_dim: int) -> Raiser:
+    from fusionkit_raisers.fixed import Copy
+
+    return Copy(input_dim, resolve_width(config.output, input_dim))
+
+
+def _build_polynomial(config: PolynomialConfig, input_dim: int) -> Raiser:
+    from fusionkit_raisers.fixed import Polynomial
+
+    return Polynomial(input_dim, None if config.output is None else resolve_width(config.output, input_dim))
+
+
+def _build_autoencoder(config: AutoencoderConfig, input_dim: int) -> Raiser:
+    from fusionkit_raisers.autoencoder import Autoencoder
+
+    return Autoencoder(config, input_dim, [resolve_width(width, input_dim) for width in config.hidden])
+
+
+COPY = RaiserSpec(
+    name="copy",
+    summary="Repeats the vector.",
+    source=SOURCE,
+    config=CopyConfig,
+    build=_build_copy,
+    examples=(CopyConfig(), CopyConfig(output=10)),
+)
+POLYNOMIAL = RaiserSpec(
+    name="polynomial",
+    summary="One, all fields, their products in pairs and their squares; then filled up by copying.",
+    source=SOURCE,
+    config=PolynomialConfig,
+    build=_build_polynomial,
+    examples=(PolynomialConfig(), PolynomialConfig(output="20x")),
+)
+AE = RaiserSpec(
+    name="ae",
+    summary="Autoencoder, neither corrupted nor sparse.",
+    source=SOURCE,
+    config=AutoencoderConfig,
+    build=_build_autoencoder,
+    learns="self_supervised",
+    accepts_missing=True,
+    examples=(AutoencoderConfig(hidden=("2x", "3x")),),
+)
+DAE = RaiserSpec(
+    name="dae",
+    summary="Denoising autoencoder: learns to restore inputs that were set to zero.",
+    source=SOURCE,
+    config=DenoisingConfig,
+    build=_build_autoencoder,
+    learns="self_supervised",
+    accepts_missing=True,
+    examples=(DenoisingConfig(hidden=("2x", "3x")),),
+)
+DAE_L1 = RaiserSpec(
+    name="dae_l1",
+    summary="Denoising autoencoder with sparse weights, the paper's choice.",
+    source=SOURCE,
+    config=SparseDenoisingConfig,
+    build=_build_autoencoder,
+    learns="self_supervised",
+    accepts_missing=True,
+    examples=(SparseDenoisingConfig(hidden=("2x", "3x")),),
+)
+
+
+@hookimpl
+def fusionkit_components() -> Sequence[RaiserSpec]:
+    """Returns the cards of this plugin."""
+    return [COPY, POLYNOMIAL, AE, DAE, DAE_L1]

@@ -1,0 +1,254 @@
+"""The source `pathoemr_sample`: a simulated cohort, the same bytes however it is made."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusionkit_pathoemr import files, fusionkit_components
+from fusionkit_pathoemr.options import SampleOptions
+from fusionkit_pathoemr.sample import SimulatedImage, draw_cohort
+from fusionkit_pathoemr.schema import COLUMNS, FIELDS
+from PIL import Image
+from pydantic import ValidationError
+
+from fusionkit import Manifest, SourceContext
+
+SMALL = {"patients": 6, "images_per_patient": 2, "width": 32, "height": 24}
+
+
+def read(cache: Path, workers: int = 1, **options) -> Manifest:
+    card = next(card for card in fusionkit_components() if card.name == "pathoemr_sample")
+    source = card.build(SampleOptions(**{**SMALL, **options}))
+    return source.read(SourceContext(data_root=cache, cache=cache, workers=workers))
+
+
+def digests(manifest: Manifest) -> dict[str, str]:
+    return {
+        name: hashlib.sha256((manifest.root / name).read_bytes()).hexdigest()
+        for name in manifest.cells["image"]
+    }
+
+
+def rows(manifest: Manifest) -> dict[str, tuple]:
+    found = zip(manifest.samples, manifest.subjects, manifest.outcomes, manifest.cells.rows(), strict=True)
+    return {sample: row for sample, *row in found}
+
+
+def test_the_default_cohort_has_the_papers_shape():
+    cohort = draw_cohort(SampleOptions())
+    assert len(cohort) == 185
+    assert Counter(patient.malignant for patient in cohort) == {True: 103, False: 82}
+    assert {len(patient.images) for patient in cohort} == {4, 5, 6, 7, 8}
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40, 100, 370])
+def test_the_malignant_share_is_right_at_every_count(n):
+    cohort = draw_cohort(SampleOptions(patients=n, fresh_patients=n, images_per_patient=1))
+    for group in "SF":
+        malignant = sum(patient.malignant for patient in cohort if patient.name[0] == group)
+        assert malignant == n * 103 // 185
+
+
+def test_a_row_says_all_that_the_card_promises(tmp_path):
+    manifest = read(tmp_path, fresh_patients=2)
+    assert manifest.samples[:3] == ["simulated_S0001_01", "simulated_S0001_02", "simulated_S0002_01"]
+    assert list(dict.fromkeys(manifest.subjects)) == [*(f"S000{i}" for i in range(1, 7)), "F0001", "F0002"]
+    assert manifest.subject_outcomes == manifest.outcomes
+    assert manifest.classes == ("benign", "malignant")
+    assert manifest.cells.columns == [*COLUMNS, "magnification", "split"]
+    assert list(manifest.schema) == list(COLUMNS)
+    assert set(manifest.cells["magnification"]) == {"100x", "200x"}
+    assert Counter(manifest.cells["split"]) == {"train": 12, "test": 4}
+    for name, spec in FIELDS.items():
+        assert set(manifest.cells[name]) <= set(spec.values)
+
+
+def test_a_patients_record_is_the_same_in_all_its_rows(tmp_path):
+    manifest = read(tmp_path)
+    assert (
+        manifest.cells.select(*FIELDS).with_columns(subject=np.array(manifest.subjects)).unique().height == 6
+    )
+
+
+def test_everything_says_that_it_is_simulated(tmp_path):
+    manifest = read(tmp_path)
+    assert manifest.is_simulated
+    assert all(name.startswith("simulated_") for name in [*manifest.samples, *manifest.cells["image"]])
+    assert json.loads((manifest.root / "digests.json").read_text())["about"] == (
+        "Simulated images; no patient data. Drawn by fusionkit's source pathoemr_sample."
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+    first, again, other = read(tmp_path / "a"), read(tmp_path / "b"), read(tmp_path / "c", seed=1)
+    assert digests(first) == digests(again)
+    assert rows(first) == rows(again)
+    assert not set(digests(first).values()) & set(digests(other).values())
+    assert first.root.name != other.root.name
+
+
+def test_growing_the_cohort_changes_no_patient_that_is_there(tmp_path):
+    few, many = read(tmp_path / "a"), read(tmp_path / "b", patients=9, fresh_patients=3, images_per_patient=3)
+    assert digests(few).items() <= digests(many).items()
+    assert rows(few).items() <= rows(many).items()
+
+
+def test_no_two_images_are_alike(tmp_path):
+    found = digests(read(tmp_path, fresh_patients=6))
+    assert len(set(found.values())) == len(found) == 24
+
+
+def test_blanking_cells_changes_nothing_else(tmp_path):
+    whole, blanked = read(tmp_path), read(tmp_path, missing=0.3)
+    assert digests(whole) == digests(blanked)
+    gone = kept = 0
+    for name in FIELDS:
+        for before, after in zip(whole.cells[name], blanked.cells[name], strict=True):
+            gone += after is None
+            kept += after == before
+    assert gone + kept == 12 * 29
+    assert 0.2 < gone / (12 * 29) < 0.4
+
+
+def test_two_processes_draw_the_same_bytes(tmp_path):
+    one = read(tmp_path / "a", patients=20)
+    two = read(tmp_path / "b", workers=2, patients=20)
+    assert digests(one) == digests(two)
+    assert (one.root / "digests.json").read_bytes() == (two.root / "digests.json").read_bytes()
+
+
+def test_the_journal_tells_every_files_digest(tmp_path):
+    manifest = read(tmp_path)
+    journal = json.loads((manifest.root / "digests.json").read_text())
+    assert {f"simulated_{name}.png": entry["sha256"] for name, entry in journal["files"].items()} == digests(
+        manifest
+    )
+    assert (journal["seed"], journal["width"], journal["height"]) == (0, 32, 24)
+
+
+def test_what_is_there_is_never_drawn_again(tmp_path, monkeypatch):
+    read(tmp_path)
+    drawn = spy(monkeypatch)
+    read(tmp_path)
+    read(tmp_path, missing=0.5)
+    assert drawn == []
+    read(tmp_path, patients=7)
+    assert drawn == ["S0007_01", "S0007_02"]
+
+
+def test_a_run_that_was_cut_off_is_continued(tmp_path, monkeypatch):
+    def stop(image, size):
+        if image.name == "S0003_01":
+            raise KeyboardInterrupt
+        return draw(image, size)
+
+    draw = files.draw_image
+    monkeypatch.setattr(files, "draw_image", stop)
+    monkeypatch.setattr(files, "CHUNK", 1)
+    with pytest.raises(KeyboardInterrupt):
+        read(tmp_path)
+    monkeypatch.setattr(files, "draw_image", draw)
+    drawn = spy(monkeypatch)
+    manifest = read(tmp_path)
+    assert drawn[0] == "S0003_01"
+    assert len(drawn) == 8
+    assert len(digests(manifest)) == 12
+
+
+def test_whole_files_without_a_journal_are_kept_and_torn_ones_are_not(tmp_path, monkeypatch):
+    manifest = read(tmp_path)
+    before = digests(manifest)
+    (manifest.root / "digests.json").unlink()
+    torn = manifest.root / "simulated_S0002_01.png"
+    torn.write_bytes(torn.read_bytes()[:-40])
+    drawn = spy(monkeypatch)
+    assert digests(read(tmp_path)) == before
+    assert drawn == ["S0002_01"]
+
+
+@pytest.mark.parametrize("harm", ["shortened", "emptied", "removed"])
+def test_a_harmed_file_is_drawn_again(tmp_path, harm):
+    manifest = read(tmp_path)
+    before = digests(manifest)
+    path = manifest.root / "simulated_S0001_01.png"
+    if harm == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 100 if harm == "shortened" else 0])
+    assert digests(read(tmp_path)) == before
+
+
+def test_nothing_temporary_is_left(tmp_path):
+    names = {path.name for path in read(tmp_path).root.iterdir()}
+    assert {name for name in names if not name.startswith("simulated_")} == {"digests.json", ".lock"}
+
+
+@pytest.mark.parametrize("size", [(16, 12), (33, 47), (128, 96), (300, 12), (1030, 20)])
+def test_any_size_can_be_drawn(tmp_path, size):
+    manifest = read(tmp_path, patients=1, width=size[0], height=size[1])
+    with Image.open(manifest.root / manifest.cells["image"][0]) as image:
+        assert (image.size, image.mode, image.format) == (size, "RGB", "PNG")
+
+
+@pytest.mark.slow
+def test_the_papers_size_can_be_drawn(tmp_path):
+    manifest = read(tmp_path, patients=1, images_per_patient=1, width=2048, height=1536)
+    path = manifest.root / manifest.cells["image"][0]
+    with Image.open(path) as image:
+        assert image.size == (2048, 1536)
+    # the paper's files have 3 to 20 MB
+    assert 3e6 < path.stat().st_size < 20e6
+
+
+def test_a_painter_is_told_the_latent_and_never_the_diagnosis():
+    assert [field.name for field in fields(SimulatedImage)] == ["name", "key", "latent", "zoom"]
+
+
+def test_mean_colours_tell_the_latent():
+    """Least squares on six numbers, learned on some patients, read off others."""
+    cohort = draw_cohort(SampleOptions(patients=80, images_per_patient=3))
+    features = np.array(
+        [np.mean([_colours(image) for image in patient.images], axis=0) for patient in cohort]
+    )
+    design = np.column_stack([np.ones(80), features])
+    latent = np.array([patient.latents[0] for patient in cohort])
+    weights = np.linalg.lstsq(design[:50], latent[:50], rcond=None)[0]
+    assert np.corrcoef(design[50:] @ weights, latent[50:])[0, 1] > 0.85
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ValidationError, match="`images_per_patient` is a count from 1 to 99"):
+        SampleOptions(images_per_patient=(5, 3))
+    with pytest.raises(ValidationError, match="less than or equal to 2048"):
+        SampleOptions(width=4096)
+
+
+def test_the_cards_import_neither_numpy_nor_torch():
+    code = (
+        "import sys, fusionkit_pathoemr as p; [card.build(card.examples[0]).schema for card in p.fusionkit_components()];"
+        "print(sorted({'numpy', 'torch', 'polars', 'PIL', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def spy(monkeypatch) -> list[str]:
+    drawn: list[str] = []
+    draw = files.draw_image
+
+    def record(image, size):
+        drawn.append(image.name)
+        return draw(image, size)
+
+    monkeypatch.setattr(files, "draw_image", record)
+    return drawn
+
+
+def _colours(image) -> np.ndarray:
+    pixels = np.asarray(files.draw_image(image, (48, 36)), dtype=float) / 255
+    return np.concatenate([pixels.mean(axis=(0, 1)), pixels.std(axis=(0, 1))])

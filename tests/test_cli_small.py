@@ -1,0 +1,241 @@
+"""validate, list, show, schema: what they print, and the exit code of every kind of error."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import toys
+
+from fusionkit import cli, errors
+from fusionkit.cli import listing
+
+FUSIONKIT = [sys.executable, "-c", "from fusionkit.cli import main; main()"]
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["-p", str(toys.TOY_PATH), *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text(toys.RECIPE)
+    return path
+
+
+def test_a_valid_recipe_is_summarised(call, recipe):
+    assert call("validate", recipe, "split.validation=0.25") == (
+        0,
+        f"""\
+{recipe} is valid.
+  source   toy (simulated)
+  classes  no, yes
+  numbers  1 column -> toy_mean -> head
+  words    1 column -> toy_mean -> toy_denoise -> head
+  head     toy_linear
+  stage 1  learn_words: pretrain words.encoder
+  stage 2  raise_words: fit words.raiser
+  stage 3  fuse: train head, numbers.encoder
+  split    2 folds by subject, 25% of the training subjects for validation
+""",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "text"),
+    [
+        ("{scheme: holdout, repeats: 3}", "20% held out by subject, 3 times"),
+        ("{scheme: column, column: set}", "by the column set"),
+        (
+            "{scheme: folds, unit: sample, accept_leakage: true}",
+            "5 folds by sample (leakage: one subject on both sides)",
+        ),
+    ],
+)
+def test_the_split_is_put_in_words(split, text, call, recipe):
+    assert call("validate", recipe, f"split={split}")[1].splitlines()[-1] == f"  split    {text}"
+
+
+def test_every_problem_is_one_line_of_stderr(call, recipe):
+    assert call("validate", recipe, "seed=-1", "head.use=toy") == (
+        3,
+        "",
+        "error: override 'seed=-1': seed: must be at least 0 (-1).\n"
+        "error: override 'head.use=toy': head.use: there is no head of that name ('toy'). It is a source. "
+        "Known: concat_mlp, toy_linear.\n".replace("concat_mlp, ", "concat_mlp, "),
+    )
+
+
+def test_validate_speaks_json(call, recipe):
+    code, out, _ = call("validate", recipe, "--json")
+    assert code == 0
+    assert json.loads(out)["resolved"]["head"] == {"use": "toy_linear", "bias": True}
+    code, out, err = call("validate", recipe, "seed=-1", "--json")
+    assert (code, err) == (3, "")
+    assert json.loads(out) == {
+        "valid": False,
+        "problems": ["override 'seed=-1': seed: must be at least 0 (-1)."],
+    }
+
+
+def test_list_fits_80_columns_and_names_every_kind(call):
+    code, out, _ = call("list")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "raiser  toy_repeat " in out
+    assert "\x1b" not in out
+
+
+def test_list_speaks_json(call):
+    code, out, _ = call("list", "raiser", "--json")
+    toy = next(card for card in json.loads(out)["components"] if card["name"] == "toy_repeat")
+    assert toy.pop("version").startswith("source-")
+    assert toy == {
+        "kind": "raiser",
+        "name": "toy_repeat",
+        "summary": "Repeats the vector.",
+        "source": "ours",
+        "plugin": str(toys.TOY_PATH),
+        "package": "toys",
+    }
+
+
+def test_a_broken_plugin_is_listed_and_stops_nothing(toy_registry):
+    toy_registry.broken["other"] = "ImportError: no module named x"
+    try:
+        lines = listing._as_table(toy_registry, ["head"]).splitlines()
+    finally:
+        del toy_registry.broken["other"]
+    assert lines == ["head    toy_linear  One linear layer." + " " * 37 + "toys", "broken: plugin other (ImportError: no module named x)"]  # fmt: skip
+
+
+def test_show_describes_every_option(call):
+    code, out, _ = call("show", "toy_mean")
+    assert code == 0
+    assert out.splitlines()[:4] == [
+        "toy_mean (encoder)",
+        "One linear layer over the columns.",
+        "",
+        "Source:  ours",
+    ]
+    assert out.splitlines()[5:] == [
+        "It learns from outcomes: name it in a pretrain (encoders) or train stage.",
+        "It reads columns of kind numeric or category.",
+        "",
+        "Options",
+        "  width: whole number, at least 1; default 4",
+        "      Width of the result.",
+        '  missing: zero or keep; default "zero"',
+        "      zero: a missing cell counts as 0; keep: it makes the whole vector missing.",
+        "",
+        "In a recipe",
+        "  encoder:",
+        "    use: toy_mean",
+        "    width: 4",
+        "    missing: zero",
+    ]
+
+
+def test_show_speaks_json(call):
+    _, out, _ = call("show", "toy_mean", "--json")
+    assert json.loads(out)[0]["options"]["properties"]["width"]["minimum"] == 1
+
+
+def test_every_installed_component_can_be_shown(call):
+    _, out, _ = call("list", "--json")
+    for card in json.loads(out)["components"]:
+        code, text, _ = call("show", card["name"])
+        assert code == 0
+        assert max(map(len, text.splitlines())) <= 90
+
+
+def test_schema_prints_a_json_schema(call):
+    code, out, _ = call("schema")
+    assert code == 0
+    jsonschema.Draft7Validator.check_schema(json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["lsit"], 2, "No such command 'lsit'"),
+        (["list", "heads"], 2, "error: list: there is no kind of component called 'heads'. Did you mean 'head'?"),
+        (["show", "toy_maen"], 2, "error: show: there is no component called 'toy_maen'. Did you mean 'toy_mean'?"),
+        (["validate"], 2, "Missing argument"),
+        (["validate", "not_there.yaml"], 3, "error: not_there.yaml: there is no such recipe file."),
+        (["-p", "not_there", "show", "toy"], 5, "error: -p not_there: ModuleNotFoundError: No module named 'not_there'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_a_sentence_and_a_code(arguments, code, message, call):
+    found, _, err = call(*arguments)
+    assert found == code
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        *((kind(["one", "two"]), kind.exit_code, "error: one\nerror: two\n") for kind in errors.FusionkitError.__subclasses__()),
+        (KeyboardInterrupt(), 130, ""),
+        (MemoryError(), 8, "error: memory is full. Ask for smaller batches or fewer workers.\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), 8, "error: a: No space left on device.\n"),
+        (ZeroDivisionError("x"), 1, "error: this is a bug in fusionkit or in a plugin. Please report it with the lines above.\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)  # fmt: skip
+def test_every_error_has_its_exit_code(error, code, message, call, monkeypatch):
+    def fail(context):
+        raise error
+
+    monkeypatch.setattr("fusionkit.cli.schema.run", lambda context: fail(context))
+    monkeypatch.setattr(
+        "fusionkit.cli.schema.run.__annotations__", {"context": __import__("typer").Context}, raising=False
+    )
+    found, _, err = call("schema")
+    assert found == code
+    assert err.endswith(message)
+    assert ("Traceback" in err) == (code == 1)
+
+
+def test_version_and_help(call):
+    assert call("--version") == (0, "fusionkit 0.1.0\n", "")
+    for command in ([], *([name] for name in cli.COMMANDS)):
+        code, out, _ = call(*command, "--help")
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_reader_that_leaves_is_no_mistake():
+    for buffered in ("", "1"):
+        process = subprocess.Popen(
+            [*FUSIONKIT, "list"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+        )
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert process.wait() == 0
+
+
+def test_every_command_is_a_file_of_its_own():
+    folder = Path(cli.__file__).parent
+    for module in cli.COMMANDS.values():
+        assert (folder / f"{module}.py").is_file()

@@ -1,0 +1,72 @@
+"""What describes a recipe or a plugin imports nothing heavy, and answers at once."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import toys
+
+HEAVY = ("torch", "torchvision", "numpy", "polars", "sklearn", "PIL", "safetensors", "timm")
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+
+# runs one command in a fresh process and then says which heavy packages it has pulled in
+PROBE = f"""
+import sys
+from fusionkit.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def probe(*arguments):
+    command = [sys.executable, "-c", PROBE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONUNBUFFERED": ""})
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "toy.yaml"
+    path.write_text(toys.RECIPE)
+    return path
+
+
+COMMANDS = {
+    "help": ["--help"],
+    "list": ["list"],
+    "show": ["show", "toy_mean"],
+    "schema": ["schema"],
+    "validate": ["validate", "RECIPE"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_heavy_is_imported(name, recipe):
+    arguments = [recipe if argument == "RECIPE" else argument for argument in COMMANDS[name]]
+    done = probe("-p", toys.TOY_PATH, *arguments)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_nothing_heavy_is_imported_for_the_recipes_that_come_along(path):
+    if path.read_text(encoding="utf-8").startswith("base:"):
+        pytest.skip("a sweep, which is not validated by itself")
+    done = probe("validate", path)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_answer_comes_within_half_a_second(name, recipe):
+    arguments = [recipe if argument == "RECIPE" else argument for argument in COMMANDS[name]]
+    took = []
+    for _ in range(5):  # the quickest of five: other programs may be busy
+        started = time.perf_counter()
+        probe("-p", toys.TOY_PATH, *arguments)
+        took.append(time.perf_counter() - started)
+        if took[-1] < 0.5:
+            break
+    assert min(took) < 0.5

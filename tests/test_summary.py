@@ -1,0 +1,90 @@
+"""summary: the report in plain words, within the terminal's width."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from test_report import CLASSES, QUICK, outcomes_of, simulate
+
+from fusionkit.evaluation.aggregate import FoldPredictions
+from fusionkit.evaluation.report import LEAKAGE, SIMULATED, build_report
+from fusionkit.evaluation.summary import report_text
+
+
+@pytest.fixture(scope="module")
+def report():
+    predictions = {"fused": simulate(), "image": simulate(seed=1), "image_pretrained": simulate(seed=2)}
+    return build_report(predictions, outcomes_of(), CLASSES, QUICK)
+
+
+def with_difference(report, **values):
+    changed = copy.deepcopy(report)
+    changed["differences"] = [changed["differences"][0] | values]
+    return report_text(changed, 200)
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_no_line_is_wider_than_the_terminal(report, width):
+    branded = report | {"simulated": True, "unit": "sample"}
+    assert max(map(len, report_text(branded, width).splitlines())) <= width
+    assert report_text(branded, width).isascii()
+
+
+def test_the_table_holds_values_over_their_intervals(report):
+    lines = report_text(report).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("model"))
+    assert lines[head].split() == ["model", "AUC", "accuracy", "sensitivity", "specificity"]
+    entries = [
+        report["models"]["fused"]["subject"][m] for m in ("roc_auc", "accuracy", "sensitivity", "specificity")
+    ]
+    assert lines[head + 1].split() == ["fused", *(f"{e['value']:.3f}" for e in entries)]
+    assert lines[head + 2].split() == [
+        "20",
+        "subjects",
+        *(f"{e['low']:.2f}-{e['high']:.2f}" for e in entries),
+    ]
+    assert "Tested: 20 subjects (10 benign, 10 malignant) with 60 samples." in lines
+
+
+def test_simulated_data_are_named_first_and_leakage_next(report):
+    assert report_text(report).startswith("Tested: ")
+    simulated = report | {"simulated": True, "unit": "sample", "warnings": [SIMULATED, LEAKAGE]}
+    lines = report_text(simulated, 200).splitlines()
+    assert lines[:2] == [SIMULATED, LEAKAGE]
+    assert lines.count(SIMULATED) == 1
+
+
+def test_a_difference_above_zero_adds(report):
+    text = with_difference(report, value=0.0612, low=0.02, high=0.104)
+    assert "Fusion adds 0.061 AUC over image alone (95 % interval 0.020 to 0.104; 20 subjects)." in text
+
+
+def test_a_difference_below_zero_loses(report):
+    text = with_difference(report, value=-0.05, low=-0.09, high=-0.01)
+    assert "Fusion loses 0.050 AUC against image alone (95 % interval -0.090 to -0.010; 20 subjects)." in text
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.01, 0.05), (0.0, 0.05), (0.0, 0.0)])
+def test_an_interval_that_holds_zero_shows_no_difference(report, low, high):
+    text = with_difference(report, value=0.02, low=low, high=high)
+    bounds = f"95 % interval {low:.3f} to {high:.3f}; 20 subjects"
+    assert f"Fusion is not shown to differ from image alone (difference in AUC 0.020, {bounds})." in text
+
+
+def test_a_bound_just_above_zero_is_not_written_as_zero(report):
+    assert "interval 0.0004 to 0.100;" in with_difference(report, value=0.05, low=0.0004, high=0.1)
+
+
+def test_what_is_not_estimable_says_why():
+    folds = [FoldPredictions(0, 0, simulate(n=4, n_folds=1)[0].test)]
+    report = build_report({"fused": folds, "image": folds}, dict.fromkeys(outcomes_of(4), 0), CLASSES, QUICK)
+    text = report_text(report, 200)
+    assert "fused: AUC not estimable: no malignant subject." in text
+    assert "Fusion against image alone: the difference in AUC is not estimable: no malignant subject." in text
+
+
+def test_small_samples_are_warned_of(report):
+    assert "Few subjects were tested (10 benign, 10 malignant): with fewer than 100" in report_text(
+        report, 200
+    )
