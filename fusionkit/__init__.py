@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fusionkit.errors import DataError, FusionkitError, IntegrityError, PluginError, RecipeError
+from fusionkit.errors import DataError, FusionkitError, IntegrityError, PluginError, RecipeError, suggest
 from fusionkit.hookspecs import hookimpl
 from fusionkit.interfaces import (
     Cells,

@@ -104,7 +104,9 @@ class FusionModel(nn.Module):
             if bool(here.all()):
                 dense = self.features(modality, part.inputs, part.start)
             elif bool(here.any()):
-                dense = dense.index_put((here.nonzero().squeeze(1),), self.features(modality, part.inputs, part.start))
+                dense = dense.index_put(
+                    (here.nonzero().squeeze(1),), self.features(modality, part.inputs, part.start)
+                )
             features[modality], present[modality] = dense, here
         return cast(Tensor, self.head(features, present))
 
@@ -154,7 +156,7 @@ class PartFactory:
 
     def paths(self) -> list[str]:
         """Returns every part path in data-flow order, head last."""
-        return [path for modality in self.loaded.recipe.modalities for path in self.chain(modality)] + ["head"]
+        return [*(path for name in self.loaded.recipe.modalities for path in self.chain(name)), "head"]
 
     def build(self, path: str, seed: int) -> nn.Module:
         """Builds a part in its initial state, from the seed of (seed, "init", path)."""
@@ -204,5 +206,7 @@ class PartFactory:
 
 def _checked(module: Any, plan: PartPlan) -> nn.Module:
     if not isinstance(module, nn.Module):
-        raise PluginError(f"{plan.path}: {plan.use} built {type(module).__name__}, not an nn.Module. Mend the plugin.")
+        raise PluginError(
+            f"{plan.path}: {plan.use} built {type(module).__name__}, not an nn.Module. Mend the plugin."
+        )
     return module

@@ -1,11 +1,13 @@
 """The store: content-addressed artefacts and features, as safetensors; verified, atomic, locked.
 
-An artefact is one safetensors file with its metadata in the header. Its sha256 stands in the store's journal; it is
-read only if it verifies. A file without a journal line, or with another sum, is set aside and computed again.
+An artefact is one safetensors file with its metadata in the header. Its sha256 stands in the store's journal;
+it is read only if it verifies. A file without a journal line, or with another sum, is set aside and computed
+again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,12 +16,12 @@ import secrets
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -37,7 +39,7 @@ def address_of(node: Any) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file beside its name, fsyncs and renames it; raises ResourceError and leaves nothing half-written."""
+    """Writes a file beside its name, fsyncs, renames; raises ResourceError, leaves nothing half-written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +50,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise resource_error(path, error) from error
+    finally:
+        with contextlib.suppress(
+            OSError
+        ):  # it is gone when all went well, and never was where its folder failed
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -94,9 +100,9 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._journal: dict[str, str] = {}
+        self._journal: dict[str, set[str]] = {}
         self._journal_read = 0
-        self._verified: set[str] = set()
+        self._verified: dict[str, str] = {}
 
     def path(self, name: str) -> Path:
         """Returns where a name is stored."""
@@ -106,7 +112,7 @@ class Store:
         """Returns the file of an artefact."""
         return self.root / "artefacts" / f"{address}.safetensors"
 
-    @contextmanager
+    @contextlib.contextmanager
     def lock(self, address: str) -> Iterator[None]:
         """Holds an address: others that want to compute the same wait, then find it done."""
         folder = self.root / "locks"
@@ -132,23 +138,27 @@ class Store:
         for line in tail[:whole].splitlines():
             try:
                 entry = json.loads(line)
-                self._journal[entry["name"]] = entry["sha256"]
+                self._note(entry["name"], entry["sha256"])
             except (ValueError, KeyError, TypeError):
                 continue  # a torn line: its file has no sum, so it is computed again
         self._journal_read += whole
 
+    def _note(self, name: str, digest: str) -> None:
+        # every sum that was written counts: a crash may leave the journal one write ahead of the file
+        self._journal.setdefault(name, set()).add(digest)
+
     def _append_journal(self, name: str, digest: str, size: int) -> None:
         path = self.root / "journal.jsonl"
         # a leading newline ends a line that a crash has torn
-        line = "\n" + json.dumps({"name": name, "sha256": digest, "bytes": size, "time": round(time.time())}) + "\n"
+        entry = {"name": name, "sha256": digest, "bytes": size, "time": round(time.time())}
         try:
             with open(path, "ab") as file:
-                file.write(line.encode())
+                file.write(f"\n{json.dumps(entry)}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise resource_error(path, error) from error
-        self._journal[name] = digest
+        self._note(name, digest)
 
     def put(self, name: str, data: bytes) -> None:
         """Writes a file under a name and its sum into the journal."""
@@ -160,18 +170,20 @@ class Store:
             raise resource_error(path, error) from error
         self._append_journal(name, digest, len(data))
         write_atomic(path, data)
-        self._verified.add(name)
+        self._verified[name] = digest
 
     def verify(self, name: str) -> bool:
         """Says whether a file is there and is what was written; a broken one is set aside, with a warning."""
-        if name in self._verified:
-            return True
         path = self.root / name
         if not path.exists():
+            self._verified.pop(name, None)
             return False
+        if name in self._verified:
+            return True
         self._read_journal()
-        if _sha256(path) == self._journal.get(name):
-            self._verified.add(name)
+        digest = _sha256(path)
+        if digest in self._journal.get(name, ()):
+            self._verified[name] = digest
             return True
         self._set_aside(path)
         return False
@@ -188,9 +200,8 @@ class Store:
         warnings.warn(f"{path}: not what was written; set aside in broken/ and computed again.", stacklevel=2)
 
     def digest(self, address: str) -> str:
-        """Returns the sha256 of a verified artefact's file."""
-        self._read_journal()
-        return self._journal[f"artefacts/{address}.safetensors"]
+        """Returns the sha256 of an artefact's file; `has` must have said that it verifies."""
+        return self._verified[f"artefacts/{address}.safetensors"]
 
     def has(self, address: str) -> bool:
         """Says whether an artefact is there and verifies."""
@@ -208,7 +219,11 @@ class Store:
 
 def to_bytes(artefact: Artefact) -> bytes:
     """Returns an artefact as safetensors, metadata in the header."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artefact.tensors.items()}
+    # a copy each: safetensors refuses tensors that share memory, as tied weights do
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in artefact.tensors.items()
+    }
     return save(tensors, metadata={"fusionkit": json.dumps(dict(artefact.metadata), sort_keys=True)})
 
 
@@ -216,7 +231,7 @@ def read_artefact(path: Path) -> Artefact:
     """Reads an artefact whose sum has been checked."""
     with safe_open(path, framework="pt") as file:
         metadata = json.loads((file.metadata() or {}).get("fusionkit", "{}"))
-        return Artefact({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+        return Artefact({name: file.get_tensor(name) for name in file.keys()}, metadata)
 
 
 @dataclass(frozen=True)
@@ -239,7 +254,9 @@ def list_entries(root: Path) -> list[StoreEntry]:
                 continue
             stat = path.stat()
             metadata = _peek(path) if path.suffix == ".safetensors" else {}
-            entries.append(StoreEntry(kind, str(path.relative_to(root / kind)), stat.st_size, stat.st_mtime, metadata))
+            entries.append(
+                StoreEntry(kind, str(path.relative_to(root / kind)), stat.st_size, stat.st_mtime, metadata)
+            )
     return sorted(entries, key=lambda entry: -entry.modified)
 
 
@@ -263,12 +280,25 @@ def prune(root: Path, *, older_than_days: float) -> tuple[int, int]:
     for path in sorted(root.rglob("*")) if root.exists() else []:
         if not path.is_file() or path.name == "journal.jsonl":
             continue
-        inside = path.relative_to(root).parts[0]
-        # a temporary file or lock younger than an hour may belong to a running process
-        stale = time.time() - path.stat().st_mtime > 3600
-        is_litter = (inside == "locks" or path.suffix == ".tmp") and stale
-        if inside == "broken" or is_litter or (inside not in ("locks",) and path.stat().st_mtime < limit):
+        if _is_prunable(path, path.relative_to(root).parts[0], limit):
             size += path.stat().st_size
             count += 1
             path.unlink()
     return count, size
+
+
+def _is_prunable(path: Path, inside: str, limit: float) -> bool:
+    if inside == "broken":
+        return True
+    if inside != "locks" and path.suffix != ".tmp":
+        return path.stat().st_mtime < limit
+    # what is younger than an hour may belong to a running process, and so may an old lock
+    return time.time() - path.stat().st_mtime > 3600 and (inside != "locks" or _is_free(path))
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False

@@ -1,7 +1,8 @@
-"""What tests share: a registry of toys."""
+"""What tests share: a registry of toys, and which tests run where."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,3 +20,19 @@ def toy_registry() -> Registry:
     registry = Registry()
     registry.add("toys", toys)
     return registry
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not os.environ.get("FUSIONKIT_SLOW"):
+        _skip(items, "slow", "slow: runs where FUSIONKIT_SLOW=1 (make slow)")
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch  # only here: it takes seconds, and few selections need it
+
+        if not torch.cuda.is_available():
+            _skip(items, "gpu", "gpu: there is no CUDA device")
+
+
+def _skip(items: list[pytest.Item], marker: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,8 +1,9 @@
 """Every mistake of a recipe is named, with its line, what was given and what to do; all of them at once."""
 
+# ruff: noqa: E501 (a message is one line)
+
 import time
 from pathlib import Path
-from types import ModuleType
 from types import ModuleType
 
 import pytest
@@ -10,12 +11,29 @@ import toys
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fusionkit import HeadSpec, PluginError, RecipeError, SourceSpec, hookimpl
+from fusionkit import (
+    ComponentConfig,
+    DataError,
+    DataFile,
+    HeadSpec,
+    PluginError,
+    RecipeError,
+    SourceSpec,
+    hookimpl,
+)
 from fusionkit.recipe import dialect
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml, load_recipe, load_text
 from fusionkit.registry import Registry
 
 BAD = sorted((Path(__file__).parent / "bad_recipes").glob("*.yaml"))
+
+
+def loaded_or_problems(load):
+    """Any other exception is a bug."""
+    try:
+        return load()
+    except RecipeError as error:
+        return error.problems or pytest.fail("an error without a problem")
 
 
 def problems(text, registry, overrides=(), error=RecipeError):
@@ -204,11 +222,8 @@ def test_what_is_dumped_parses_back_unchanged(tree):
 def test_any_bytes_load_or_are_a_recipe_error(data, toy_registry, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_bytes(data)
-    try:
-        assert isinstance(load_recipe(path, toy_registry), LoadedRecipe)
-    except RecipeError as error:
-        assert error.problems
-        assert all(problem.startswith(str(path)) for problem in error.problems)
+    found = loaded_or_problems(lambda: load_recipe(path, toy_registry))
+    assert isinstance(found, LoadedRecipe) or all(problem.startswith(str(path)) for problem in found)
 
 
 def tree_paths(node, path=()):
@@ -227,12 +242,11 @@ def test_any_value_at_any_place_loads_or_is_a_recipe_error(data, value, toy_regi
     for step in path[:-1]:
         node = node[step]
     node[path[-1]] = value
-    try:
-        loaded = load_text(dump_yaml(tree), toy_registry, name="r.yaml")
-        assert load_text(dump_yaml(loaded.resolved), toy_registry) == loaded
-    except RecipeError as error:
-        assert error.problems
-        assert all(problem.startswith("r.yaml") for problem in error.problems)
+    found = loaded_or_problems(lambda: load_text(dump_yaml(tree), toy_registry, name="r.yaml"))
+    if isinstance(found, LoadedRecipe):
+        assert load_text(dump_yaml(found.resolved), toy_registry) == found
+    else:
+        assert all(problem.startswith("r.yaml") for problem in found)
 
 
 def plugin_of(*cards):
@@ -264,6 +278,47 @@ def test_a_source_that_cannot_be_built_is_the_plugins_mistake():
     assert problems(toys.RECIPE, registry, ["source.use=bad"], error=PluginError) == [
         "override 'source.use=bad': source.use: plugin extra fails to build bad (OSError: no)."
     ]
+
+
+def test_a_source_finds_its_files_under_the_data_root(tmp_path, monkeypatch):
+    given = []
+
+    class Config(ComponentConfig):
+        table: DataFile
+        schema_file: DataFile = ""
+        folder: str = "stays"
+
+    def build(config):
+        given.append(config)
+        if "missing" in config.table:
+            raise DataError(f"{config.table}: not there.")
+        if "wrong" in config.table:
+            raise RecipeError("table: cannot be wrong.csv.")
+        return toys.ToySource(toys.ToySourceConfig())
+
+    registry = Registry()
+    registry.add("toys", toys)
+    registry.add(
+        "extra", plugin_of(SourceSpec(name="files", summary="", source="", config=Config, build=build))
+    )
+    overrides = ["source.use=files", "source.table=rows.csv"]
+    loaded = load_text(toys.RECIPE, registry, overrides=overrides, data_root=tmp_path)
+    assert given[-1] == Config(table=f"{tmp_path}/rows.csv")
+    assert loaded.source_plan.options == {"table": "rows.csv", "schema_file": "", "folder": "stays"}
+    monkeypatch.setenv("FUSIONKIT_DATA", str(tmp_path / "other"))
+    load_text(toys.RECIPE, registry, overrides=overrides)
+    assert given[-1].table == f"{tmp_path}/other/rows.csv"
+    monkeypatch.delenv("FUSIONKIT_DATA")
+    load_text(toys.RECIPE, registry, overrides=["source.use=files", "source.table=/rows.csv"])
+    assert given[-1].table == "/rows.csv"
+    missing = ["source.use=files", "source.table=/missing.csv"]
+    assert problems(toys.RECIPE, registry, missing, error=DataError) == ["/missing.csv: not there."]
+    assert problems(toys.RECIPE, registry, [*missing, "seed=-1"]) == [
+        "override 'seed=-1': seed: must be at least 0 (-1).",
+        "/missing.csv: not there.",
+    ]
+    wrong = ["source.use=files", "source.table=wrong.csv"]
+    assert problems(toys.RECIPE, registry, wrong) == ["r.yaml:2: source: table: cannot be wrong.csv."]
 
 
 def test_every_installed_broken_plugin_is_mentioned_once():

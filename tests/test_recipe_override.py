@@ -1,5 +1,7 @@
 """Overrides: every `use` first, then the rest; null removes a part and the stage entries that name it."""
 
+# ruff: noqa: E501 (a message is one line)
+
 import pytest
 import toys
 

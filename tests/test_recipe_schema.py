@@ -1,13 +1,15 @@
 """The typed recipe, and the JSON Schema that editors read."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import jsonschema
 import pytest
 import toys
 
-from fusionkit import RecipeError
+from fusionkit import ComponentConfig, HeadSpec, RecipeError, hookimpl
 from fusionkit.recipe import dialect
 from fusionkit.recipe.json_schema import recipe_schema
 from fusionkit.recipe.load import load_text
@@ -86,6 +88,22 @@ def test_the_schema_refuses_what_the_loader_refuses(path, value, validator, toy_
 def test_the_schema_is_draft_7_throughout(toy_registry):
     text = json.dumps(recipe_schema(toy_registry))
     assert not [word for word in ("prefixItems", "discriminator", "#/$defs/Use") if f'"{word}' in text]
+
+
+def test_a_component_whose_options_have_no_schema_takes_any(toy_registry):
+    class Config(ComponentConfig):
+        check: Callable[[], int] | None = None
+
+    module = ModuleType("extra")
+    card = HeadSpec(name="odd", summary="Odd.", source="", config=Config, build=lambda *_: None)
+    module.fusionkit_components = hookimpl(lambda: [card])
+    registry = Registry()
+    registry.add("toys", toys)
+    registry.add("extra", module)
+    schema = recipe_schema(registry)
+    reason = "Odd. Its options cannot be described (PydanticInvalidForJsonSchema)."
+    assert schema["$defs"]["head.odd"] == {"type": "object", "title": "odd", "description": reason}
+    assert schema["$defs"]["head.toy_linear"] == recipe_schema(toy_registry)["$defs"]["head.toy_linear"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -65,8 +65,8 @@ def _as_text(kind: str, card: Spec, plugin: Plugin) -> str:
         f"{card.name} ({kind})",
         *_wrap(card.summary),
         "",
-        f"Source:  {card.source}",
-        f"Package: {plugin.package} {plugin.version}",
+        *_wrap(f"Source:  {card.source}", others=" " * 9),
+        *_wrap(f"Package: {plugin.package} {plugin.version}", others=" " * 9),
         *_capabilities(card),
         "",
         "Options" if card.config.model_fields else "It has no options.",
@@ -81,7 +81,7 @@ def _capabilities(card: Spec) -> list[str]:
     """Returns what a recipe's author must know beside the options."""
     lines = [_LEARNS[card.learns]] if hasattr(card, "learns") else []
     if hasattr(card, "reads"):
-        lines.append(f"It reads columns of kind {' or '.join(card.reads)}.")
+        lines += _wrap(f"It reads columns of kind {' or '.join(card.reads)}.")
     if getattr(card, "accepts_missing", False):
         lines.append("It accepts missing values.")
     return lines

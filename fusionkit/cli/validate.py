@@ -18,6 +18,10 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="PATH=VALUE", help="Changes to the recipe.")
     ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the data lie; else $FUSIONKIT_DATA, else data/."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the resolved recipe, or the problems, as JSON.")
     ] = False,
@@ -27,7 +31,7 @@ def run(
     from fusionkit.recipe.load import load_recipe
 
     try:
-        loaded = load_recipe(recipe, context.obj.registry, overrides or [])
+        loaded = load_recipe(recipe, context.obj.registry, overrides or [], data_root=data_root)
     except FusionkitError as error:
         if not as_json:
             raise

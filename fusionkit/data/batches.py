@@ -29,7 +29,7 @@ class Units:
     Args:
         rows: (n,) manifest rows.
         views: (n,) index of the view.
-        draws: (n,) number of the draw.
+        draws: (n,) number of the draw; -1 where nothing is random.
     """
 
     rows: NDArray[np.int64]
@@ -50,21 +50,21 @@ class Units:
 
 
 def make_units(rows: Sequence[int] | NDArray[np.int64], n_views: int, n_draws: int = 1) -> Units:
-    """Returns every view and draw of the rows, row by row."""
+    """Returns every view and draw of the rows, row by row; without draws, every view as it is."""
     rows = np.asarray(rows, dtype=np.int64)
-    per_row = n_views * n_draws
+    draws = np.arange(n_draws) if n_draws else np.array([-1])
     return Units(
-        np.repeat(rows, per_row),
-        np.tile(np.repeat(np.arange(n_views), n_draws), len(rows)),
-        np.tile(np.arange(n_draws), len(rows) * n_views),
+        np.repeat(rows, n_views * len(draws)),
+        np.tile(np.repeat(np.arange(n_views), len(draws)), len(rows)),
+        np.tile(draws, len(rows) * n_views),
     )
 
 
 def epoch_order(units: Units, seed: int, epoch: int) -> Units:
     """Returns an epoch's order, a pure function of seed and epoch; the draws move on with the epoch.
 
-    Rows are shuffled whole, then the units of some neighbouring rows among themselves: all views of a row stay close,
-    so that it is decoded once.
+    Rows are shuffled whole, then the units of some neighbouring rows among themselves: all views of a row
+    stay close, so that it is decoded once.
     """
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     n_rows = len(np.unique(units.rows))
@@ -124,7 +124,8 @@ class ModalityReader:
         for row, view, draw in zip(units.rows, units.views, units.draws, strict=True):
             name = views[int(view) % len(views)]
             key = self.key(int(row))
-            cuts.append(Cut(name, draw_seed(self.seed, key, name, int(draw)) if is_random and key else None))
+            has_draw = is_random and key is not None and draw >= 0
+            cuts.append(Cut(name, draw_seed(self.seed, key or b"", name, int(draw)) if has_draw else None))
         return cuts
 
     def feature_keys(self, units: Units, *, training: bool) -> list[bytes]:
@@ -164,39 +165,42 @@ def draw_seed(seed: int, key: bytes, view: str, draw: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
+_Entry = tuple[Any, BaseException | None]
+_END: Any = object()
+
+
 def prefetch(items: Iterable[ItemT], depth: int = 2) -> Iterator[ItemT]:
     """Yields the items in order while a thread makes the next ones; its exceptions come through."""
-    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
+    waiting: queue.Queue[_Entry] = queue.Queue(maxsize=depth)
     stop = threading.Event()
-
-    def put(entry: tuple[bool, Any]) -> bool:
-        while not stop.is_set():
-            try:
-                waiting.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put((True, item)):
-                    return
-            put((False, None))
-        except BaseException as error:
-            put((False, error))
-
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=_fill, args=(items, waiting, stop), daemon=True)
     thread.start()
     try:
-        while True:
-            is_item, value = waiting.get()
-            if not is_item:
-                if value is not None:
-                    raise value
-                return
-            yield value
+        while (entry := waiting.get())[0] is not _END:
+            yield entry[0]
+        if entry[1] is not None:
+            raise entry[1]
     finally:
         stop.set()
         thread.join()
+
+
+def _fill(items: Iterable[Any], waiting: queue.Queue[_Entry], stop: threading.Event) -> None:
+    error = None
+    try:
+        for item in items:
+            if not _put((item, None), waiting, stop):
+                return
+    except BaseException as raised:
+        error = raised
+    _put((_END, error), waiting, stop)
+
+
+def _put(entry: _Entry, waiting: queue.Queue[_Entry], stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            waiting.put(entry, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False

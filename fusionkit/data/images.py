@@ -59,7 +59,7 @@ class ImageInput:
                 f"columns: {names[0]} holds no files (kind: {kind}). Name a column of kind file."
             )
         self.options = options
-        self.columns = names
+        self.columns: tuple[str, ...] = names
         self.draws = options.draws
 
     def identity(self) -> Mapping[str, Any]:
@@ -183,7 +183,9 @@ def _decode(data: bytes, path: Path, max_pixels: int) -> Image.Image:
             f"At most {max_pixels} are read; raise the encoder's option `max_pixels` if the image is meant."
         )
     try:
-        return _to_rgb(ImageOps.exif_transpose(image), path)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, path)
     except (DataError, MemoryError):
         raise
     except Exception as error:
@@ -212,7 +214,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     # transparency is dropped, not composited: the colours below it are what was recorded
     image.info.pop("transparency", None)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _patch_box(size: tuple[int, int], key: bytes, view: str) -> tuple[int, int, int, int]:

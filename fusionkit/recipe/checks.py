@@ -18,7 +18,7 @@ from fusionkit.recipe.schema import (
     SupervisedOptions,
     TrainStage,
 )
-from fusionkit.recipe.shape import Path, show
+from fusionkit.recipe.shape import TreePath, show
 from fusionkit.registry import Registry
 from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec
 
@@ -54,7 +54,7 @@ def check_stages(stages: Mapping[int, Stage], parts: Parts, findings: Findings) 
     """Checks the stages' names and the parts that they name; `stages` is by position."""
     seen: set[str] = set()
     for index, stage in stages.items():
-        path: Path = ("stages", index)
+        path: TreePath = ("stages", index)
         if not NAME.fullmatch(stage.name):
             sentence = "a name is lower-case letters, digits and _, and starts with a letter"
             findings.add((*path, "name"), f"{sentence} ({show(stage.name)}).")
@@ -64,10 +64,10 @@ def check_stages(stages: Mapping[int, Stage], parts: Parts, findings: Findings) 
         _check_parts(stage, path, parts, findings)
 
 
-def _check_parts(stage: Stage, path: Path, parts: Parts, findings: Findings) -> None:
+def _check_parts(stage: Stage, path: TreePath, parts: Parts, findings: Findings) -> None:
     verb, named = verb_of(stage), parts_of(stage)
     for index, part in enumerate(named):
-        where: Path = (*path, verb) if isinstance(stage, PretrainStage) else (*path, verb, index)
+        where: TreePath = (*path, verb) if isinstance(stage, PretrainStage) else (*path, verb, index)
         if part not in parts:
             findings.add(where, f"no such part ({show(part)}). {suggest(part, parts)}")
         elif part in named[:index]:
@@ -81,7 +81,7 @@ def _check_parts(stage: Stage, path: Path, parts: Parts, findings: Findings) -> 
             _check_verb(verb, parts[part], where, findings)
 
 
-def _check_verb(verb: str, plan: PartPlan | None, where: Path, findings: Findings) -> None:
+def _check_verb(verb: str, plan: PartPlan | None, where: TreePath, findings: Findings) -> None:
     how = learns(plan) if plan is not None else "nothing"
     if verb == "fit" and how == "gradient":
         assert plan is not None
@@ -103,7 +103,7 @@ def check_order(stages: Mapping[int, Stage], parts: Parts, findings: Findings) -
     for part, plan in parts.items():
         if plan is None or _is_ready(plan):
             continue
-        path: Path = ("head",) if part == "head" else ("modalities", *part.split("."))
+        path: TreePath = ("head",) if part == "head" else ("modalities", *part.split("."))
         if part not in first:
             findings.add(path, f"{plan.use} learns, and no stage names it. {_advice(part, plan)}")
             continue
@@ -182,7 +182,7 @@ def check_validation(recipe: Recipe, findings: Findings) -> None:
         )
         for index, stage in enumerate(recipe.stages):
             if isinstance(stage, SupervisedOptions) and stage.early_stopping is not None:
-                path: Path = ("stages", index, "early_stopping")
+                path: TreePath = ("stages", index, "early_stopping")
                 findings.add(
                     path, f"needs validation subjects, and the split keeps none. {cure}, or null here."
                 )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fusionkit.errors import FusionkitError, suggest
+from fusionkit.errors import FusionkitError, RecipeError, suggest
 from fusionkit.recipe.findings import Findings
-from fusionkit.recipe.shape import Path, explain, show, validate_strictly
+from fusionkit.recipe.shape import TreePath, explain, show, validate_strictly
 from fusionkit.registry import Plugin, Registry
-from fusionkit.specs import COMPONENT_KINDS, ComponentConfig, EncoderSpec, SourceSpec, Spec
+from fusionkit.specs import COMPONENT_KINDS, ComponentConfig, DataFileMarker, EncoderSpec, SourceSpec, Spec
 
 if TYPE_CHECKING:
     from fusionkit.interfaces import Source
@@ -50,7 +51,7 @@ def plan_components(
     }
 
 
-def _use_nodes(tree: dict[str, Any]) -> Iterator[tuple[str, str, Path, Any]]:
+def _use_nodes(tree: dict[str, Any]) -> Iterator[tuple[str, str, TreePath, Any]]:
     """Yields part path, kind, path in the tree, and node of everything that names a component."""
     yield "source", "source", ("source",), tree.get("source")
     modalities = tree.get("modalities")
@@ -63,7 +64,7 @@ def _use_nodes(tree: dict[str, Any]) -> Iterator[tuple[str, str, Path, Any]]:
 
 
 def _plan(
-    part: str, kind: str, path: Path, node: Any, registry: Registry, findings: Findings
+    part: str, kind: str, path: TreePath, node: Any, registry: Registry, findings: Findings
 ) -> PartPlan | None:
     use = node.get("use") if isinstance(node, dict) else None
     if not isinstance(use, str):
@@ -90,7 +91,7 @@ def _plan(
 
 
 def _find(
-    kind: str, use: str, path: Path, registry: Registry, findings: Findings
+    kind: str, use: str, path: TreePath, registry: Registry, findings: Findings
 ) -> tuple[Spec, Plugin] | None:
     claims = [(card, plugin) for card, plugin in registry.cards(kind) if card.name == use]
     if len(claims) == 1:
@@ -113,17 +114,24 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def build_source(plan: PartPlan, findings: Findings) -> Source | None:
-    """Builds the source, which is cheap and reads no data."""
+def build_source(plan: PartPlan, data_root: Path, findings: Findings) -> Source | None:
+    """Builds the source, which is cheap and reads no data; its file options resolve under the data root."""
     assert isinstance(plan.card, SourceSpec)
+    files = {
+        name: str(data_root.absolute() / getattr(plan.config, name))
+        for name, field in type(plan.config).model_fields.items()
+        if any(isinstance(marker, DataFileMarker) for marker in field.metadata) and getattr(plan.config, name)
+    }
     try:
-        return plan.card.build(plan.config)
-    except FusionkitError as error:
+        return plan.card.build(plan.config.model_copy(update=files))
+    except RecipeError as error:
         for problem in error.problems:
-            findings.add(("source", "use"), problem)
+            findings.add(("source",), problem)
+    except FusionkitError as error:
+        findings.others.append(error)
     except Exception as error:
         findings.add_plugin(
-            ("source",), f"plugin {plan.plugin.name} fails to build {plan.use} ({_reason(error)})."
+            ("source", "use"), f"plugin {plan.plugin.name} fails to build {plan.use} ({_reason(error)})."
         )
     return None
 
@@ -138,7 +146,7 @@ def resolve_columns(
             continue
         modality = part.split(".")[0]
         named = tree["modalities"][modality].get("columns")
-        path: Path = ("modalities", modality, "columns")
+        path: TreePath = ("modalities", modality, "columns")
         kinds = " or ".join(plan.card.reads)
         if named is None:
             columns[modality] = tuple(
@@ -152,7 +160,9 @@ def resolve_columns(
     return columns
 
 
-def _check_named(named: list[str], path: Path, plan: PartPlan, source: Source, findings: Findings) -> None:
+def _check_named(
+    named: list[str], path: TreePath, plan: PartPlan, source: Source, findings: Findings
+) -> None:
     assert isinstance(plan.card, EncoderSpec)
     kinds = " or ".join(plan.card.reads)
     for index, name in enumerate(named):

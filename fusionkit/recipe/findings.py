@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusionkit.errors import PluginError, RecipeError
+from fusionkit.errors import FusionkitError, PluginError, RecipeError
 from fusionkit.recipe.dialect import place_at
-from fusionkit.recipe.shape import Path
+from fusionkit.recipe.shape import TreePath
 
 
 @dataclass
@@ -18,17 +18,19 @@ class Findings:
         tree: The recipe as parsed, overrides applied; it knows the places.
         recipe: Mistakes in the recipe.
         plugins: Mistakes of plugins, which no change of the recipe mends.
+        others: What else a source has to say, such as a schema file that is not there.
     """
 
     tree: Any
     recipe: list[tuple[str, str]] = field(default_factory=list)
     plugins: list[tuple[str, str]] = field(default_factory=list)
+    others: list[FusionkitError] = field(default_factory=list)
 
-    def add(self, path: Path, sentence: str) -> None:
+    def add(self, path: TreePath, sentence: str) -> None:
         """Notes what is wrong at a path."""
         self.recipe.append((place_at(self.tree, path), f"{self._shown(path)}{sentence}"))
 
-    def add_plugin(self, path: Path, sentence: str) -> None:
+    def add_plugin(self, path: TreePath, sentence: str) -> None:
         """Notes what a plugin does wrong at a path."""
         self.plugins.append((place_at(self.tree, path), f"{self._shown(path)}{sentence}"))
 
@@ -36,12 +38,15 @@ class Findings:
         """Raises every problem found, by line, if there is one."""
         found = sorted(self.recipe + self.plugins, key=lambda problem: _line(problem[0]))
         problems = list(dict.fromkeys(f"{place}: {sentence}" for place, sentence in found))
+        problems += [problem for error in self.others for problem in error.problems]
         if self.recipe:
             raise RecipeError(problems)
         if self.plugins:
             raise PluginError(problems)
+        if self.others:
+            raise type(self.others[0])(problems)
 
-    def _shown(self, path: Path) -> str:
+    def _shown(self, path: TreePath) -> str:
         """Returns a path for people: stages by name, entries of lists in brackets."""
         text = ""
         for depth, step in enumerate(path):

@@ -67,7 +67,12 @@ def _any_of(kind: str, cards: dict[str, Spec]) -> dict[str, Any]:
 def _add_component(kind: str, card: Spec, definitions: dict[str, Any]) -> None:
     """Adds one component's options; its own definitions get a prefix, since two plugins may share a name."""
     prefix = f"{kind}.{card.name}"
-    options = card.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
+    try:
+        options = card.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
+    except Exception as error:  # a plugin's type may have no schema; the other components still have theirs
+        reason = f"{card.summary} Its options cannot be described ({type(error).__name__})."
+        definitions[prefix] = {"type": "object", "title": card.name, "description": reason}
+        return
     for name, definition in options.pop("$defs", {}).items():
         definitions[f"{prefix}.{name}"] = definition
     definitions[prefix] = {

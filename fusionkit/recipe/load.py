@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from fusionkit.recipe.dialect import dump_yaml
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.override import apply_overrides, drop_parts
 from fusionkit.recipe.schema import Recipe, Stage
-from fusionkit.recipe.shape import explain, show, validate_strictly
+from fusionkit.recipe.shape import explain, has_step, show, validate_strictly
 from fusionkit.registry import Registry
 
 if TYPE_CHECKING:
@@ -76,10 +77,20 @@ class LoadedRecipe:
         )
 
 
-def load_recipe(path: str | Path, registry: Registry, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Loads a recipe file; raises RecipeError with every problem found."""
+def load_recipe(
+    path: str | Path, registry: Registry, overrides: Sequence[str] = (), *, data_root: Path | None = None
+) -> LoadedRecipe:
+    """Loads a recipe file; the source finds its files under `data_root` (else $FUSIONKIT_DATA, else data/).
+
+    Raises:
+        RecipeError: The recipe is wrong; carries every problem found.
+        PluginError: Only plugins are wrong: a name claimed twice, a source that cannot be built.
+        DataError: Only what the source knows of its data is wrong: a schema file that is not there.
+    """
     path = Path(path)
-    return load_text(_read(path), registry, name=str(path), overrides=overrides, path=path)
+    return load_text(
+        _read(path), registry, name=str(path), overrides=overrides, path=path, data_root=data_root
+    )
 
 
 def load_text(
@@ -89,6 +100,7 @@ def load_text(
     name: str = "<recipe>",
     overrides: Sequence[str] = (),
     path: Path | None = None,
+    data_root: Path | None = None,
 ) -> LoadedRecipe:
     """Loads a recipe from text; `name` stands for the file in messages. Raises as load_recipe does."""
     tree = dialect.parse(text, lambda line: f"{name}:{line}")
@@ -103,7 +115,8 @@ def load_text(
     shape = _check_shape(tree, findings)
     plans = plan_components(tree, registry, findings)
     source_plan = plans.pop("source")
-    source = build_source(source_plan, findings) if source_plan is not None else None
+    root = data_root or Path(os.environ.get("FUSIONKIT_DATA", "data"))
+    source = build_source(source_plan, root, findings) if source_plan is not None else None
     columns = resolve_columns(tree, plans, source, findings) if source is not None else {}
     checks.check_missing(plans, registry, findings)
     stages = _read_stages(shape.tree)
@@ -182,7 +195,7 @@ def _check_shape(tree: dict[str, Any], findings: Findings) -> _Shape:
         node: Any = repaired
         step: Any
         for step in path[:-1]:
-            node = node[step] if _has(node, step) else None
+            node = node[step] if has_step(node, step) else None
         if isinstance(node, dict) and path:
             node.pop(str(path[-1]), None)
     doubtful = frozenset(str(path[0]) for path, _ in wrong if path)
@@ -190,10 +203,6 @@ def _check_shape(tree: dict[str, Any], findings: Findings) -> _Shape:
         return _Shape(repaired, validate_strictly(Recipe, repaired), doubtful)
     except ValidationError:
         return _Shape(repaired, None, doubtful)
-
-
-def _has(node: Any, step: str | int) -> bool:
-    return step in node if isinstance(node, dict) else isinstance(node, list)
 
 
 def _read_stages(tree: dict[str, Any]) -> dict[int, Stage]:

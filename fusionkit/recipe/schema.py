@@ -13,13 +13,13 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Node(BaseModel):
     """Base of every recipe node: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class Use(BaseModel):
     """Names a component; the other keys are its options, checked by the component's own config class."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True, defer_build=True)
     use: str
     """The component's name, as `fusionkit list` shows it."""
 

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from fusionkit.errors import suggest
 
-Path = tuple[str | int, ...]
+TreePath = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _KINDS = {
@@ -53,7 +53,9 @@ def validate_strictly(model: type[ModelT], tree: Any) -> ModelT:
     return model.model_validate_json(json.dumps(tree), strict=True)
 
 
-def explain(error: ValidationError, model: type[BaseModel], tree: Any, owner: str) -> list[tuple[Path, str]]:
+def explain(
+    error: ValidationError, model: type[BaseModel], tree: Any, owner: str
+) -> list[tuple[TreePath, str]]:
     """Returns one sentence for each wrong node, with the node's path in `tree`.
 
     Args:
@@ -62,7 +64,7 @@ def explain(error: ValidationError, model: type[BaseModel], tree: Any, owner: st
         tree: What was validated.
         owner: What the keys belong to, for "no such ...": key of a recipe, option of a component.
     """
-    found: dict[Path, list[tuple[str, str]]] = {}
+    found: dict[TreePath, list[tuple[str, str]]] = {}
     for details in error.errors(include_url=False):
         if details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
             continue  # pydantic counts only the entries that are right
@@ -79,7 +81,7 @@ def _join(sentences: list[tuple[str, str]]) -> str:
     return wrong + sentences[0][1]
 
 
-def _sentence(details: ErrorDetails, path: Path, fields: dict[str, Any], owner: str) -> tuple[str, str]:
+def _sentence(details: ErrorDetails, path: TreePath, fields: dict[str, Any], owner: str) -> tuple[str, str]:
     """Returns what is wrong, and then what was given with what is known."""
     kind, given, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "extra_forbidden":
@@ -104,7 +106,7 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _locate(model: type[BaseModel], tree: Any, details: ErrorDetails) -> tuple[Path, dict[str, Any]]:
+def _locate(model: type[BaseModel], tree: Any, details: ErrorDetails) -> tuple[TreePath, dict[str, Any]]:
     """Returns the path in `tree` that an error is about, free of union tags, and the fields known there."""
     annotation: Any = model
     step: Any
@@ -115,7 +117,7 @@ def _locate(model: type[BaseModel], tree: Any, details: ErrorDetails) -> tuple[P
         if member is not None:
             annotation = member
             continue
-        if isinstance(tree, (dict, list)) and _has(tree, step):
+        if isinstance(tree, (dict, list)) and has_step(tree, step):
             holder = _model_of(annotation)
             annotation, tree = _inside(annotation, step), tree[step]
             path.append(step)
@@ -128,7 +130,8 @@ def _locate(model: type[BaseModel], tree: Any, details: ErrorDetails) -> tuple[P
     return tuple(path), dict(holder.model_fields) if holder else {}
 
 
-def _has(tree: Any, step: str | int) -> bool:
+def has_step(tree: Any, step: str | int) -> bool:
+    """Whether a key or entry is there."""
     return step in tree if isinstance(tree, dict) else isinstance(step, int) and step < len(tree)
 
 

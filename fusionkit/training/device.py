@@ -40,7 +40,7 @@ class Device:
         """Moves a module there; convolutions in channels_last."""
         module = module.to(self.torch)
         if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = module.to(memory_format=torch.channels_last)
         return module
 
     @contextlib.contextmanager

@@ -86,7 +86,9 @@ class Experiment:
         """Returns the reader of a modality's rows."""
         if modality not in self.shared.readers:
             seed = self.factory.loaded.recipe.seed
-            encoder = cast(Encoder, self.module(f"{modality}.encoder", self.initial(f"{modality}.encoder", seed)))
+            encoder = cast(
+                Encoder, self.module(f"{modality}.encoder", self.initial(f"{modality}.encoder", seed))
+            )
             self.shared.readers[modality] = ModalityReader(modality, self.manifest, encoder.input_spec, seed)
         return self.shared.readers[modality]
 
@@ -102,7 +104,7 @@ class Experiment:
         return self.device.place(module)
 
     def restore(self, module: nn.Module, path: str, origin: Origin) -> None:
-        """Loads a part's tensors from the artefact that learned it; raises IntegrityError where they do not fit."""
+        """Loads a part's tensors from the artefact that learned it; IntegrityError if they do not fit."""
         prefix = f"{path}."
         tensors = self._artefact(origin.address).tensors
         state = {name: tensors[prefix + name] for name in module.state_dict() if prefix + name in tensors}
@@ -110,18 +112,23 @@ class Experiment:
             module.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise IntegrityError(f"{path}: artefact {origin.address[:12]} does not fit the recipe ({reason}).") from None
+            raise IntegrityError(
+                f"{path}: artefact {origin.address[:12]} does not fit the recipe ({reason})."
+            ) from None
 
     def _artefact(self, address: str) -> Artefact:
         load = self.shared.artefacts or self.store.load
         artefact = load(address)
         if artefact is None:
-            raise IntegrityError(f"artefact {address[:12]}: not there, or not what was written. Run the recipe again.")
+            raise IntegrityError(
+                f"artefact {address[:12]}: not there, or not what was written. Run the recipe again."
+            )
         return artefact
 
     def module(self, path: str, origin: Origin) -> nn.Module:
         """Returns a shared frozen part in the state of its origin."""
-        key = (path, origin.address)
+        # a head with nothing to learn has the same state whatever it joins
+        key = (path if path != "head" else f"head of {' '.join(self.modalities)}", origin.address)
         modules = self.shared.modules
         if key not in modules:
             modules[key] = self.fresh(path, origin)
@@ -138,7 +145,7 @@ class Experiment:
         return {
             "use": plan.use,
             "version": plan.plugin.version,
-            # the option `input` is the input spec's: its identity and views stand in the address by themselves
+            # the option `input` is the input spec's: its identity and views are in the address by themselves
             "options": {name: value for name, value in plan.options.items() if name != "input"},
             "origin": origin.address,
         }
@@ -180,7 +187,9 @@ class Experiment:
         specs = [self.reader(name).spec for name in stored]
         return max([spec.draws for spec in specs if spec.is_random(training=True)], default=1)
 
-    def units(self, rows: Sequence[int] | NDArray[np.int64], stored: Sequence[str], *, training: bool) -> Units:
+    def units(
+        self, rows: Sequence[int] | NDArray[np.int64], stored: Sequence[str], *, training: bool
+    ) -> Units:
         """Returns what a pass over rows goes through."""
         return make_units(rows, self.n_views(training=training), self.n_draws(stored) if training else 1)
 
@@ -215,9 +224,12 @@ class Feed:
             return learning[path] if path in learning else experiment.module(path, self.origins[path])
 
         chains = {
-            name: {path.split(".")[1]: part(path) for path in factory.chain(name)} for name in experiment.modalities
+            name: {path.split(".")[1]: part(path) for path in factory.chain(name)}
+            for name in experiment.modalities
         }
-        precise = {n: experiment.device.autocast for n in experiment.modalities if experiment.reader(n).is_stored}
+        precise = {
+            n: experiment.device.autocast for n in experiment.modalities if experiment.reader(n).is_stored
+        }
         dims = {name: factory.dim(name) for name in experiment.modalities}
         return FusionModel(chains, part("head"), precise, dims)
 
@@ -232,17 +244,19 @@ class Feed:
         return ensure_features(
             experiment.table(modality, origin),
             reader,
-            [(here, training)],
+            here,
             lambda raw: encode(experiment, modality, origin, raw),
             lambda done, total: experiment.tell(
                 "features", {"modality": modality, "done": done, "total": total}
             ),
+            training=training,
         )
 
     def _of(self, modality: str, units: Units) -> Units:
         """Returns the units as a modality's stored draws number them."""
         spec = self.experiment.reader(modality).spec
-        return Units(units.rows, units.views, units.draws % spec.draws)
+        draws = np.where(units.draws < 0, units.draws, units.draws % spec.draws)
+        return Units(units.rows, units.views, draws)
 
     def batch(self, units: Units, *, training: bool) -> dict[str, ModalityBatch]:
         """Returns one batch, on the device."""
@@ -272,10 +286,8 @@ def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> T
         return cast(Tensor, encoder(experiment.to_device(raw)).float())
 
 
-def chain_inputs(
-    experiment: Experiment, origins: Origins, path: str, units: Units, *, training: bool
-) -> Iterator[Any]:
-    """Yields what comes into a part, batch by batch: a raw batch for an encoder, else features (n, d)."""
+def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Units) -> Iterator[Any]:
+    """Yields by batches what comes into a part in training: raw for an encoder, else features (n, d)."""
     modality = path.split(".")[0]
     reader = experiment.reader(modality)
     chain = experiment.factory.chain(modality)
@@ -283,15 +295,16 @@ def chain_inputs(
     feed = Feed(experiment, origins, learning=() if before else (path,))
     is_stored = bool(before) and reader.is_stored
     if is_stored:
-        feed._ensure(modality, units, training=training)
-    for part in units.chunks(256):
+        feed._ensure(modality, units, training=True)
+    # only features can be joined; a raw batch may be anything, and comes whole
+    for part in units.chunks(256 if before else max(1, len(units))):
         with torch.no_grad():  # not inference_mode: what comes out may go into a loss
             if is_stored:
-                keys = reader.feature_keys(feed._of(modality, part), training=training)
+                keys = reader.feature_keys(feed._of(modality, part), training=True)
                 inputs: Any = experiment.table(modality, origins[f"{modality}.encoder"]).gather(keys)
                 inputs = experiment.to_device(inputs)
             else:
-                inputs = experiment.to_device(reader.read(part, training=training))
+                inputs = experiment.to_device(reader.read(part, training=True))
             for name in before[1 if is_stored else 0 :]:
                 inputs = experiment.module(name, origins[name])(inputs)
         yield inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class FeatureTable:
         self._flushed = time.monotonic()
 
     def gather(self, keys: Sequence[bytes]) -> Tensor:
-        """Returns (n, d) for keys that are all stored."""
+        """Returns (n, d) for keys that are all stored, at least one."""
         places = [self._position[key] for key in keys]
         out = np.empty((len(keys), self._files[places[0][0]].shape[1]), dtype=np.float32)
         files = np.array([file for file, _ in places])
@@ -119,65 +119,46 @@ def prefix_address(node: dict[str, Any]) -> str:
 def ensure_features(
     table: FeatureTable,
     reader: ModalityReader,
-    passes: Iterable[tuple[Units, bool]],
+    units: Units,
     encode: Callable[[Any], Tensor],
     tell: Callable[[int, int], None],
+    *,
+    training: bool,
 ) -> int:
-    """Computes what a table lacks for some passes over present units (units, training).
+    """Computes what a table lacks for some present units.
 
     Args:
         table: Where features go.
         reader: Reads raw batches.
-        passes: Units and whether they are training views.
+        units: Views and draws of rows that have the modality.
         encode: Maps a raw batch to (n, d).
         tell: Is told (done, all) rows.
+        training: Whether the units are training views.
 
     Returns:
         How many rows were computed.
     """
-    work = []
-    for units, training in passes:
-        keys = reader.feature_keys(units, training=training)
-        missing = table.missing(keys)
-        if missing:
-            work.append((units.take(missing), training, [keys[index] for index in missing]))
-    total = sum(len(keys) for _, _, keys in work)
-    if not total:
+    keys = reader.feature_keys(units, training=training)
+    if not table.missing(keys):
         return 0
     with table.store.lock(table.folder.name):
-        table.refresh()
+        table.refresh()  # another process may just have computed them
+        missing = table.missing(keys)
+        parts = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
+        raw_batches = ((part, reader.read(units.take(part), training=training)) for part in parts)
         done = 0
         try:
-            for units, training, keys in work:
-                done += _compute(table, reader, (units, training, keys), encode, lambda n, so_far=done: tell(so_far + n, total))
+            for part, raw in prefetch(raw_batches):
+                table.add([keys[index] for index in part], _checked(encode(raw), reader.name))
+                done += len(part)
+                tell(done, len(missing))
         finally:
             # what is computed is kept, whatever stopped the rest
             table.flush()
     return done
 
 
-def _compute(
-    table: FeatureTable,
-    reader: ModalityReader,
-    work: tuple[Units, bool, list[bytes]],
-    encode: Callable[[Any], Tensor],
-    tell: Callable[[int], None],
-) -> int:
-    units, training, keys = work
-    still = table.missing(keys)
-    units, keys = units.take(still), [keys[index] for index in still]
-
-    def batches() -> Iterable[tuple[list[bytes], Any]]:
-        for start in range(0, len(units), BATCH):
-            part = units.take(slice(start, start + BATCH))
-            yield keys[start : start + BATCH], reader.read(part, training=training)
-
-    done = 0
-    for part, raw in prefetch(batches()):
-        values = encode(raw)
-        if not bool(torch.isfinite(values).all()):
-            raise PluginError(f"{reader.name}.encoder: its features are not finite. Mend the plugin or the weights.")
-        table.add(part, values)
-        done += len(part)
-        tell(done)
-    return done
+def _checked(values: Tensor, modality: str) -> Tensor:
+    if not bool(torch.isfinite(values).all()):
+        raise PluginError(f"{modality}.encoder: its features are not finite. Mend the plugin or the weights.")
+    return values

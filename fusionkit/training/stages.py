@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fusionkit.data.batches import make_units
+from fusionkit.data.batches import Units, make_units
 from fusionkit.data.splits import Fold
+from fusionkit.errors import DataError
 from fusionkit.interfaces import Fittable
 from fusionkit.model import seed_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
@@ -68,7 +69,7 @@ class _Planner:
         recipe = experiment.factory.loaded.recipe
         self.experiment, self.fold = experiment, fold
         self.seed = recipe.seed
-        # the first initialisation is the recipe's own seed; only what a train stage starts differs between them
+        # the first initialisation has the recipe's own seed; they differ only in what a train stage starts
         self.member_seed = recipe.seed if member == 0 else seed_of(recipe.seed, "member", member)
         earlier = {
             path
@@ -76,7 +77,9 @@ class _Planner:
             if not isinstance(stage, TrainStage)
             for path in (stage.fit if isinstance(stage, FitStage) else (stage.pretrain,))
         }
-        named = {path for stage in recipe.stages if isinstance(stage, TrainStage) for path in stage.train} - earlier
+        named = {
+            path for stage in recipe.stages if isinstance(stage, TrainStage) for path in stage.train
+        } - earlier
         self.origins = {
             path: experiment.initial(path, self.member_seed if path in named else self.seed)
             for path in experiment.factory.paths()
@@ -90,7 +93,9 @@ class _Planner:
                 self._add_fit(path, stage)
         elif isinstance(stage, PretrainStage):
             modality = stage.pretrain.split(".")[0]
-            rows, validation = (self._rows([modality], rows) for rows in (self.fold.train, self.fold.validation))
+            rows, validation = (
+                self._rows([modality], rows) for rows in (self.fold.train, self.fold.validation)
+            )
             self._append("pretrain", stage, [stage.pretrain], [stage.pretrain], rows, validation)
         else:
             self._add_train(stage)
@@ -118,19 +123,24 @@ class _Planner:
                     chain = self.experiment.factory.chain(name)
                     self._append("fit", stage, [path], chain, self._rows([name], self.fold.train), ())
         rows, validation = (self._rows(modalities, rows) for rows in (self.fold.train, self.fold.validation))
-        self._append("train", stage, learning, self.experiment.factory.paths(), rows, validation)
+        if learning:
+            self._append("train", stage, learning, self.experiment.factory.paths(), rows, validation)
 
     def _learns(self, path: str) -> str:
-        return "closed_form" if path.endswith(".scale") else str(
-            getattr(self.experiment.factory.loaded.parts[path].card, "learns", "nothing")
+        return (
+            "closed_form"
+            if path.endswith(".scale")
+            else str(getattr(self.experiment.factory.loaded.parts[path].card, "learns", "nothing"))
         )
 
     def _in_order(self, paths: Sequence[str]) -> list[str]:
         return [path for path in self.experiment.factory.paths() if path in paths]
 
     def _rows(self, modalities: Sequence[str], rows: Sequence[int]) -> tuple[int, ...]:
-        """Returns the rows that have any of the modalities."""
-        return tuple(row for row in rows if any(self.experiment.reader(m).key(row) is not None for m in modalities))
+        """Returns the rows that have any of the modalities, by sample: the data's order has no influence."""
+        readers = [self.experiment.reader(name) for name in modalities]
+        here = [row for row in rows if any(reader.key(row) is not None for reader in readers)]
+        return tuple(sorted(here, key=lambda row: self.experiment.manifest.samples[row]))
 
     def _one_per_subject(self, rows: Sequence[int]) -> tuple[int, ...]:
         first: dict[str, int] = {}
@@ -147,6 +157,13 @@ class _Planner:
         rows: tuple[int, ...],
         validation: tuple[int, ...],
     ) -> None:
+        if not rows:
+            where = (
+                f"stage {stage.name}, {', '.join(learned)}: repeat {self.fold.repeat}, fold {self.fold.fold}"
+            )
+            raise DataError(
+                f"{where}: no training row has the modality (0 rows). Use more data or fewer folds."
+            )
         seed = self.member_seed if verb == "train" else self.seed
         step = Step(
             verb,
@@ -170,7 +187,11 @@ def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
         step.learned[0].endswith(".scale")
         or getattr(experiment.factory.loaded.parts[step.learned[0]].card, "learns", "") == "closed_form"
     )
-    options = {} if is_closed_form else step.stage.model_dump(mode="json", exclude={"name", "fit", "train", "pretrain"})
+    options = (
+        {}
+        if is_closed_form
+        else step.stage.model_dump(mode="json", exclude={"name", "fit", "train", "pretrain"})
+    )
     readers = {name: experiment.reader(name) for name in modalities}
     return {
         "format": FORMAT,
@@ -242,12 +263,20 @@ def _compute(experiment: Experiment, step: Step) -> tuple[dict[str, Tensor], lis
 
 def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> None:
     path = step.learned[0]
-    modality = path.split(".")[0]
-    n_views = experiment.reader(modality).n_views(training=True) if path.endswith(".scale") else 1
-    units = make_units(step.rows, n_views)
-    inputs = torch.cat(list(chain_inputs(experiment, step.used, path, units, training=False)))
-    targets = torch.from_numpy(experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows]))
+    if path.endswith(".scale"):  # on what the head sees in training
+        units = make_units(step.rows, experiment.reader(path.removesuffix(".scale")).n_views(training=True))
+    else:
+        units = make_units(step.rows, 1, 0)
+    inputs = _all_inputs(experiment, step, units)
+    targets = torch.from_numpy(
+        experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows])
+    )
     module.fit(inputs, targets, seed=step.seed)
+
+
+def _all_inputs(experiment: Experiment, step: Step, units: Units) -> Any:
+    parts = list(chain_inputs(experiment, step.used, step.learned[0], units))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _fit_self_supervised(
@@ -255,8 +284,8 @@ def _fit_self_supervised(
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     path = step.learned[0]
     stage = cast(FitStage, step.stage)
-    units = make_units(step.rows, 1)
-    inputs = torch.cat(list(chain_inputs(experiment, step.used, path, units, training=False)))
+    units = make_units(step.rows, 1, 0)
+    select = _selector(experiment, step, units)
     rows = np.asarray(step.rows)
     n_batches = -(-len(rows) // stage.batch_size)
 
@@ -268,7 +297,7 @@ def _fit_self_supervised(
         modules={path: module},
         batches=batches,
         n_batches=n_batches,
-        loss=lambda index, generator: cast(Any, module).loss(inputs[torch.from_numpy(index)], generator),
+        loss=lambda index, generator: cast(Any, module).loss(select(index), generator),
         name_of=lambda index: ", ".join(experiment.manifest.where(int(row)) for row in rows[index][:8]),
         options=stage,
         seed=step.seed,
@@ -277,3 +306,13 @@ def _fit_self_supervised(
     )
     history = run_loop(job, experiment.store, step.address, experiment.tell)
     return {f"{path}.{name}": tensor for name, tensor in module.state_dict().items()}, history
+
+
+def _selector(experiment: Experiment, step: Step, units: Units) -> Callable[[NDArray[np.int64]], Any]:
+    """Returns what gives a batch of units to a part: of features, which are kept, or raw, which are read."""
+    modality, kind = step.learned[0].split(".")
+    if kind == "encoder":
+        reader = experiment.reader(modality)
+        return lambda index: experiment.to_device(reader.read(units.take(index), training=True))
+    inputs = _all_inputs(experiment, step, units)
+    return lambda index: inputs[torch.from_numpy(index)]

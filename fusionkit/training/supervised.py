@@ -60,7 +60,9 @@ class Classifier(nn.Module):
         """Maps (n, c, h, w) or (n, d) to logits (n, output_dim)."""
         if features.ndim == 4:
             # 14 x 14 pooled to 7 x 7 is VGG's own last pooling
-            features = features.mean((2, 3)) if self.kind == "linear" else adaptive_max_pool2d(features, VGG_POOL)
+            features = (
+                features.mean((2, 3)) if self.kind == "linear" else adaptive_max_pool2d(features, VGG_POOL)
+            )
         return cast(Tensor, self.layers(features.flatten(1)))
 
 
@@ -69,12 +71,16 @@ def build_classifier(experiment: Experiment, stage: PretrainStage, encoder: Any,
     dim = getattr(encoder, "pretraining_dim", encoder.output_dim)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "init", f"{stage.pretrain}.classifier"))
-        classifier = Classifier(stage.classifier, dim, hasattr(encoder, "pretraining_features"), experiment.task.output_dim)
+        classifier = Classifier(
+            stage.classifier, dim, hasattr(encoder, "pretraining_features"), experiment.task.output_dim
+        )
     classifier.eval().requires_grad_(False)
     return cast(Classifier, experiment.device.place(classifier))
 
 
-def pretraining_logits(experiment: Experiment, modality: str, encoder: Any, classifier: nn.Module, raw: Any) -> Tensor:
+def pretraining_logits(
+    experiment: Experiment, modality: str, encoder: Any, classifier: nn.Module, raw: Any
+) -> Tensor:
     """Returns a temporary classifier's logits of a raw batch, (n, output_dim)."""
     compute = getattr(encoder, "pretraining_features", encoder)
     if experiment.reader(modality).is_stored:
@@ -87,13 +93,14 @@ def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequen
     """Returns each training row's weight in the loss, 1 on average."""
     manifest = experiment.manifest
     weights = np.ones(len(rows))
+    if options.subject_weights == "equal":
+        _, subject, n_samples = np.unique(
+            [manifest.subjects[row] for row in rows], return_inverse=True, return_counts=True
+        )
+        weights /= n_samples[subject]
     if options.class_weights == "balanced":
         outcomes = experiment.task.encode([manifest.outcomes[row] for row in rows])
-        counts = np.bincount(outcomes, minlength=experiment.task.output_dim)
-        weights /= counts[outcomes]
-    if options.subject_weights == "equal":
-        _, subject, n_samples = np.unique([manifest.subjects[row] for row in rows], return_inverse=True, return_counts=True)
-        weights /= n_samples[subject]
+        weights /= np.bincount(outcomes, weights)[outcomes]
     weights *= len(rows) / weights.sum()
     return dict(zip(map(int, rows), map(float, weights), strict=True))
 
@@ -132,11 +139,15 @@ class _Supervised:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         units, inputs = batch
-        weights = torch.tensor([self.weights.get(int(row), 1.0) for row in units.rows], device=self.experiment.device.torch)
+        weights = torch.tensor(
+            [self.weights.get(int(row), 1.0) for row in units.rows], device=self.experiment.device.torch
+        )
         return self.experiment.task.loss(self.logits(inputs), self._targets(units), weights)
 
     def _targets(self, units: Units) -> Tensor:
-        return torch.tensor([self.targets[int(row)] for row in units.rows], device=self.experiment.device.torch)
+        return torch.tensor(
+            [self.targets[int(row)] for row in units.rows], device=self.experiment.device.torch
+        )
 
     def validate(self) -> float:
         """Returns the mean loss of the validation rows."""
@@ -144,7 +155,9 @@ class _Supervised:
         with torch.no_grad():
             for units, inputs in self._batches(self.validation, EVAL_BATCH, False):
                 ones = torch.ones(len(units), device=self.experiment.device.torch)
-                total += float(self.experiment.task.loss(self.logits(inputs), self._targets(units), ones)) * len(units)
+                total += float(
+                    self.experiment.task.loss(self.logits(inputs), self._targets(units), ones)
+                ) * len(units)
         return total / len(self.validation)
 
     def run(self, modules: dict[str, nn.Module]) -> Result:
@@ -164,7 +177,9 @@ class _Supervised:
             patience=options.early_stopping,
         )
         history = run_loop(job, self.experiment.store, self.step.address, self.experiment.tell)
-        state = {f"{path}.{name}": t for path, module in modules.items() for name, t in module.state_dict().items()}
+        state = {
+            f"{path}.{name}": t for path, module in modules.items() for name, t in module.state_dict().items()
+        }
         return state, history
 
 
@@ -193,7 +208,11 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
     feed = Feed(experiment, step.used, step.learned)
     learning = {path: experiment.fresh(path, step.used[path]) for path in step.learned}
     model = feed.model(learning)
-    raw = [name for name in experiment.modalities if experiment.reader(name).is_stored and name not in feed.stored]
+    raw = [
+        name
+        for name in experiment.modalities
+        if experiment.reader(name).is_stored and name not in feed.stored
+    ]
 
     def read(units: Units, training: bool) -> dict[str, ModalityBatch]:
         return feed.batch(units, training=training)
@@ -233,19 +252,21 @@ def predict_logits(
         for start in range(0, len(index), EVAL_BATCH):
             part = index[start : start + EVAL_BATCH]
             out[part] = model(feed.batch(units.take(part), training=False)).float().cpu().numpy()
-    return out.reshape(len(rows), n_views, -1)
+    return out.reshape(len(rows), n_views, experiment.task.output_dim)
 
 
 def predict_pretrained(
     experiment: Experiment, stage: PretrainStage, origin: Origin, rows: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Returns a pretrain stage's own logits (n rows, n views, output_dim), kept in the store like features."""
+    """Returns a pretrain stage's own logits (n rows, n views, output_dim), stored as features are."""
     modality = stage.pretrain.split(".")[0]
     reader = experiment.reader(modality)
     n_views = reader.n_views(training=False)
     units = make_units(rows, n_views)
     table = experiment.output_table(modality, origin, {"output": "pretraining_logits"})
     keys = reader.feature_keys(units, training=False)
+    if not keys:
+        return np.zeros((0, n_views, experiment.task.output_dim), dtype=np.float32)
     if table.missing(keys):
         encoder: Any = experiment.module(stage.pretrain, origin)
         classifier = build_classifier(experiment, stage, encoder, experiment.factory.loaded.recipe.seed)
@@ -253,17 +274,20 @@ def predict_pretrained(
 
         def compute(raw: Any) -> Tensor:
             with torch.inference_mode():
-                return pretraining_logits(experiment, modality, encoder, classifier, experiment.to_device(raw))
+                return pretraining_logits(
+                    experiment, modality, encoder, classifier, experiment.to_device(raw)
+                )
 
         tell = experiment.tell
         ensure_features(
             table,
             reader,
-            [(units, False)],
+            units,
             compute,
             lambda done, total: tell("features", {"modality": modality, "done": done, "total": total}),
+            training=False,
         )
-    return table.gather(keys).numpy().reshape(len(rows), n_views, -1)
+    return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
 
 
 def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -42,8 +41,8 @@ class Job:
         modules: What learns, by part path; already in place on the device.
         batches: Gives an epoch's batches, a pure function of the epoch.
         n_batches: How many there are.
-        loss: Maps a batch and a generator to a scalar; all randomness is the generator's or torch's, both reseeded
-            each epoch.
+        loss: Maps a batch and a generator to a scalar; all randomness is the generator's or torch's, both
+            reseeded each epoch.
         name_of: Names a batch's samples, for messages.
         options: The stage's options.
         seed: What the epochs' seeds derive from.
@@ -83,9 +82,9 @@ def run_loop(
         loss = _run_epoch(job, optimizer, progress.epoch, tell)
         progress.epoch += 1
         record = {"epoch": float(progress.epoch), "loss": loss}
+        _check_weights(job, progress.epoch)
         if job.validate is not None:
-            _set_training(job, False)
-            record["validation_loss"] = score = job.validate()
+            record["validation_loss"] = score = _validate(job, job.validate, progress.epoch)
             if score < progress.best_score:
                 progress.best_score, progress.best_epoch = score, progress.epoch
                 best = _state(job)
@@ -103,7 +102,32 @@ def run_loop(
 
 
 def _is_over(job: Job, progress: Progress) -> bool:
-    return job.patience is not None and progress.epoch - progress.best_epoch >= job.patience and progress.epoch > 0
+    return (
+        job.patience is not None
+        and progress.epoch - progress.best_epoch >= job.patience
+        and progress.epoch > 0
+    )
+
+
+def _check_weights(job: Job, epoch: int) -> None:
+    # a finite loss may have infinite gradients, and no further batch follows the last one
+    for path, module in job.modules.items():
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
+            raise TrainingError(
+                f"{job.where}: the weights of {path} are not finite after epoch {epoch}. "
+                "Lower the learning rate, or set gradient_clip."
+            )
+
+
+def _validate(job: Job, validate: Callable[[], float], epoch: int) -> float:
+    _set_training(job, False)
+    score = validate()
+    if not math.isfinite(score):
+        raise TrainingError(
+            f"{job.where}: the validation loss is not finite ({score}) after epoch {epoch}. "
+            "Lower the learning rate, or look at the validation rows."
+        )
+    return score
 
 
 def _set_training(job: Job, training: bool) -> None:
@@ -132,11 +156,14 @@ def _run_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if job.options.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(_parameters(job), job.options.gradient_clip, error_if_nonfinite=True)
+            nn.utils.clip_grad_norm_(_parameters(job), job.options.gradient_clip)
         optimizer.step()
         total += value
         step += 1
-        tell("batch_finished", {"where": job.where, "epoch": epoch + 1, "batch": number + 1, "batches": job.n_batches})
+        tell(
+            "batch_finished",
+            {"where": job.where, "epoch": epoch + 1, "batch": number + 1, "batches": job.n_batches},
+        )
     return total / max(1, job.n_batches)
 
 
@@ -168,7 +195,7 @@ def make_optimizer(job: Job) -> torch.optim.Optimizer:
 
 def _state(job: Job) -> dict[str, Tensor]:
     return {
-        f"{path}.{name}": tensor.detach().clone()
+        f"{path}/{name}": tensor.detach().clone()
         for path, module in job.modules.items()
         for name, tensor in module.state_dict().items()
     }
@@ -176,7 +203,7 @@ def _state(job: Job) -> dict[str, Tensor]:
 
 def _load(job: Job, state: Mapping[str, Tensor]) -> None:
     for path, module in job.modules.items():
-        prefix = f"{path}."
+        prefix = f"{path}/"
         module.load_state_dict({n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)})
 
 
@@ -207,21 +234,20 @@ def _restore(
     for key, tensor in checkpoint.tensors.items():
         kind, _, rest = key.partition("/")
         if kind == "optimizer":
-            index, _, what = rest.partition("/")
-            moments.setdefault(int(index), {})[what] = tensor
+            number, _, what = rest.partition("/")
+            moments.setdefault(int(number), {})[what] = tensor
         else:
             groups[kind][rest] = tensor
     _load(job, groups["now"])
     for index, parameter in enumerate(_parameters(job)):
         for what, tensor in moments.get(index, {}).items():
-            # moments must have their parameter's strides: fused Adam on CPU is silently wrong without
-            like = torch.empty_like(parameter, dtype=tensor.dtype) if tensor.shape == parameter.shape else tensor
-            moments[index][what] = like.copy_(tensor) if like is not tensor else tensor
+            if tensor.shape == parameter.shape:
+                # moments must have their parameter's strides: fused Adam on CPU is silently wrong without
+                moments[index][what] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
     state = optimizer.state_dict()
     state["state"] = moments
     optimizer.load_state_dict(state)
-    metadata = json.loads(json.dumps(checkpoint.metadata))
-    return Progress(**metadata), groups["best"] or None
+    return Progress(**checkpoint.metadata), groups["best"] or None
 
 
 def delete_checkpoint(store: Store, address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -25,7 +26,7 @@ class ConcatMlp(nn.Module):
         self.modalities = tuple(input_dims)
         widths = [sum(input_dims.values()), *config.hidden]
         layers: list[nn.Module] = [nn.Dropout(config.input_dropout)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], output_dim))
 

@@ -14,7 +14,9 @@ from fusionkit import ColumnSpec, ComponentConfig, DataFile, Source, SourceSpec,
 def _as_texts(value: Any) -> Any:
     """Lets a recipe write one text for a list of one, and a bare number for the text of a cell."""
     if isinstance(value, list | tuple):
-        return [str(text) if isinstance(text, int) and not isinstance(text, bool) else text for text in value]
+        return tuple(
+            str(text) if isinstance(text, int) and not isinstance(text, bool) else text for text in value
+        )
     return _as_texts([value])
 
 

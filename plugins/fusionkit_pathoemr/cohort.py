@@ -8,8 +8,8 @@
 
 A shift is + for malignant, - for benign, and 0 where c says that the modality does not tell. A graded field
 is a_j * r + Normal(0, 1) cut at thresholds; an unordered one is multinomial logistic in r. So fields are
-correlated through r, which is what a denoising autoencoder can use. A record's likelihood is one integral over
-r, here a sum over a grid: posteriors need no sampling.
+correlated through r, which is what a denoising autoencoder can use. The likelihood of a record is an integral
+over r, here a sum over a grid: posteriors need no sampling.
 
 Signs of the slopes follow the paper where it states a direction; the others, and every size, are ours.
 """

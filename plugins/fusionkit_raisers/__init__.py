@@ -49,7 +49,8 @@ class AutoencoderConfig(ComponentConfig):
     """Options of ae."""
 
     hidden: tuple[Width, ...] = Field(("10x", "15x", "20x"), min_length=1)
-    """Widths up to the code, which is the result; the decoder mirrors them (Yan et al. 2021: 290, 435, 580 for 29)."""
+    """Widths up to the code, which is the result; the decoder mirrors them (Yan et al. 2021: 290, 435, 580
+    for 29)."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     """What follows every layer but the reconstruction, which is linear; the paper does not say."""
     reduction: Literal["mean", "sum"] = "mean"

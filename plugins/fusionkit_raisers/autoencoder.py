@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -17,8 +18,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 class Autoencoder(nn.Module):
     """Maps (n, input_dim) to its code (n, output_dim); learns by restoring its input.
 
-    A missing value (NaN) becomes zero, exactly what the corruption writes, and is left out of the loss. "Sparse"
-    means sparse weights: the L1 norm of all learned parameters, not of the code.
+    A missing value (NaN) becomes zero, exactly what the corruption writes, and is left out of the loss.
+    "Sparse" means sparse weights: the L1 norm of all learned parameters, not of the code.
     """
 
     def __init__(self, config: AutoencoderConfig, input_dim: int, hidden: Sequence[int]) -> None:
@@ -31,10 +32,10 @@ class Autoencoder(nn.Module):
         activation = ACTIVATIONS[config.activation]
         widths = [input_dim, *hidden]
         encoder: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             encoder += [nn.Linear(before, after), activation()]
         decoder: list[nn.Module] = []
-        for before, after in zip(widths[::-1], widths[-2::-1], strict=False):
+        for before, after in pairwise(widths[::-1]):
             decoder += [nn.Linear(before, after), activation()]
         self.encoder = nn.Sequential(*encoder)
         self.decoder = nn.Sequential(*decoder[:-1])
@@ -44,12 +45,12 @@ class Autoencoder(nn.Module):
         return cast(Tensor, self.encoder(features.nan_to_num(0.0)))
 
     def loss(self, inputs: Tensor, generator: Generator) -> Tensor:
-        """Returns the squared error of the restored observed fields, averaged over samples, plus l1 x L1 norm."""
+        """Returns the squared error of restored observed fields, averaged over samples, plus l1 x L1 norm."""
         target = inputs.nan_to_num(0.0)
         kept = torch.rand(target.shape, generator=generator, device=target.device) >= self.corruption
         corrupted = target * kept / (1 - self.corruption if self.rescale else 1.0)
         observed = (~inputs.isnan()).float()
-        errors = (self.decoder(self.encoder(corrupted)) - target).square() * observed
+        errors: Tensor = (self.decoder(self.encoder(corrupted)) - target).square() * observed
         if self.reduction == "mean":
             error = (errors.sum(1) / observed.sum(1).clamp(min=1)).mean()
         else:

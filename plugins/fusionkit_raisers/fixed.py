@@ -20,7 +20,9 @@ class Copy(nn.Module):
     def __init__(self, input_dim: int, output_dim: int) -> None:
         super().__init__()
         if output_dim < input_dim:
-            raise PluginError(f"copy: output is narrower than the input ({output_dim} < {input_dim}). Widen it.")
+            raise PluginError(
+                f"copy: output is narrower than the input ({output_dim} < {input_dim}). Widen it."
+            )
         self.input_dim, self.output_dim = input_dim, output_dim
 
     def forward(self, features: Tensor) -> Tensor:
@@ -36,8 +38,8 @@ class Polynomial(nn.Module):
         natural = 1 + 2 * input_dim + input_dim * (input_dim - 1) // 2
         if output_dim is not None and output_dim < natural:
             raise PluginError(
-                f"polynomial: output is narrower than the terms ({output_dim} < {natural} for {input_dim} fields). "
-                "Widen it, or set it to null."
+                f"polynomial: output is narrower than the terms ({output_dim} < {natural} for {input_dim} "
+                "fields). Widen it, or set it to null."
             )
         self.input_dim, self.output_dim = input_dim, output_dim or natural
 

@@ -1,4 +1,4 @@
-"""VGG16 image encoders: several convolution blocks averaged and joined, or one fully connected layer at the end."""
+"""VGG16 image encoders: several convolution blocks averaged and joined, or one fully connected layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class VggConfig(ComponentConfig):
     """Options that both VGG16 encoders share."""
 
     weights: DataFile = "none"
-    """none: from scratch (the paper's choice); imagenet: torchvision's, fetched if they are not in its cache; or a
+    """none: from scratch (the paper's choice); imagenet: torchvision's, fetched if not in its cache; or a
     safetensors file of the 13 convolution layers, with torchvision's names."""
     input: ImageOptions = ImageOptions()
     """How an image file becomes a tensor."""

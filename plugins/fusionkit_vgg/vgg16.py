@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
-from fusionkit import ColumnSpec, ImageInput, IntegrityError, load_weights
+from fusionkit import ColumnSpec, ImageInput, InputSpec, IntegrityError, load_weights
 
 if TYPE_CHECKING:
     from fusionkit_vgg import FcConfig, MultilevelConfig, VggConfig
@@ -54,12 +54,13 @@ class _Vgg16(nn.Module):
 
     def __init__(self, config: VggConfig, columns: Mapping[str, ColumnSpec]) -> None:
         super().__init__()
-        self.input_spec = ImageInput(config.input, columns)
+        self.images = ImageInput(config.input, columns)
+        self.input_spec: InputSpec = self.images
         self.features = _convolutions(config.weights)
 
     def blocks(self, images: Tensor, last: int) -> dict[int, Tensor]:
         """Returns the outputs of blocks 1 to `last`, each (n, channels, height, width)."""
-        x = self.input_spec.normalize(images)
+        x = self.images.normalize(images)
         outputs = {}
         for index, layer in enumerate(self.features):
             x = layer(x)

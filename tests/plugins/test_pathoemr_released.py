@@ -4,12 +4,12 @@ import csv
 from pathlib import Path
 
 import pytest
-from fusionkit_pathoemr import fusionkit_components
-from fusionkit_pathoemr.options import PathoemrOptions
-from fusionkit_pathoemr.schema import COLUMNS, FIELDS
 from pydantic import ValidationError
 
 from fusionkit import DataError, Manifest, SourceContext
+from fusionkit_pathoemr import fusionkit_components
+from fusionkit_pathoemr.options import PathoemrOptions
+from fusionkit_pathoemr.schema import COLUMNS, FIELDS
 
 INDEX = [
     {"image": "p1/a.png", "patient_id": "p1", "label": "benign"},
@@ -123,8 +123,8 @@ def test_all_problems_are_told_at_once(tmp_path):
         "pathoemr/records.csv: row 5 names no patient. Fill in column 'patient_id'.",
         "pathoemr/records.csv: patient 'p2' has 2 rows. Keep one.",
         f"pathoemr/records.csv: column 'diagnosis' holds '2' in 1 row. {classes}",
-        "pathoemr/index.csv: patient 'p3' has 2 images and no record. Add a row to pathoemr/records.csv; blank "
-        "fields are allowed.",
+        "pathoemr/index.csv: patient 'p3' has 2 images and no record. Add a row to pathoemr/records.csv; "
+        "blank fields are allowed.",
     )
 
 
@@ -135,7 +135,8 @@ def test_an_absent_file_and_absent_columns_of_the_other_are_told_at_once(tmp_pat
     assert problems(tmp_path) == (
         f"{folder}/index.csv: there is no column 'image'. Known: picture, patient_id.",
         f"{folder}/index.csv: there is no column 'label'. Known: picture, patient_id.",
-        f"{folder}/records.csv: there is no such file. Set the source's options, --data-root or $FUSIONKIT_DATA.",
+        f"{folder}/records.csv: there is no such file. "
+        "Set the source's options, --data-root or $FUSIONKIT_DATA.",
     )
 
 
@@ -153,22 +154,13 @@ def test_a_file_that_is_no_csv_of_that_encoding_is_a_data_error(tmp_path):
 
 def released(benign_images: int = 1332, patients: int = 185) -> tuple[list[dict], list[dict]]:
     """Files of the published shape: 82 of 185 patients benign, 1332 of 3764 images."""
+    blank = dict.fromkeys(FIELDS, "0")
     records = [
-        {
-            "patient_id": f"p{i}",
-            **dict.fromkeys(FIELDS, "0"),
-            "diagnosis": "benign" if i < 82 else "malignant",
-        }
+        {"patient_id": f"p{i}", **blank, "diagnosis": "malignant" if i >= 82 else "benign"}
         for i in range(patients)
     ]
-    index = [
-        {
-            "image": f"{k}.png",
-            "patient_id": f"p{k % patients}",
-            "label": "benign" if k < benign_images else "malignant",
-        }
-        for k in range(3764)
-    ]
+    labels = ["benign"] * benign_images + ["malignant"] * (3764 - benign_images)
+    index = [{"image": f"{k}.png", "patient_id": f"p{k % patients}", "label": labels[k]} for k in range(3764)]
     return index, records
 
 

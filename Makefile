@@ -1,0 +1,33 @@
+# Needs Python 3.11 to 3.13, make and git; everything else is installed into .venv.
+PYTHON ?= python3
+
+.PHONY: run test check slow
+
+run: .venv/.installed
+	.venv/bin/fusionkit run recipes/breast_rfn.yaml
+
+test: .venv/.installed-dev
+	.venv/bin/pytest
+
+slow: .venv/.installed-dev
+	FUSIONKIT_SLOW=1 .venv/bin/pytest -m slow
+
+check: .venv/.installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+# the version is asked first: a .venv made with a Python that is too old would stay
+.venv/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("make: Python 3.11 to 3.13 is needed (%s.%s given). Say: make PYTHON=python3.12" % v)'
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.installed: pyproject.toml | .venv/.created
+	.venv/bin/pip install --quiet -e .
+	touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/.created
+	.venv/bin/pip install --quiet -e '.[dev]'
+	touch $@ .venv/.installed
