@@ -165,7 +165,7 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
                 line = {"seconds": round(time.monotonic() - started, 3), "event": name, **data}
                 log.write(json.dumps(line, default=str) + "\n")
                 log.flush()
-            registry.notify(name, data)
+                registry.notify(name, data)
             tell(name, data)
 
         _write_start(folder, loaded, registry)
@@ -217,12 +217,14 @@ def predict_fold(experiment: Experiment, fold: Fold, members: Sequence[Mapping[s
 
 def _predict_pretrained(experiment: Experiment, fold: Fold, stage: PretrainStage) -> FoldPredictions:
     recipe = experiment.factory.loaded.recipe
-    plan = plan_steps(experiment, fold, 0)
-    step = next(step for step in plan.steps if step.stage.name == stage.name)
+    plans = [plan_steps(experiment, fold, member) for member in range(recipe.seeds)]
+    steps = [next(step for step in plan.steps if step.stage.name == stage.name) for plan in plans]
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
-        logits = predict_pretrained(experiment, stage, Origin(step.address, recipe.seed, is_learned=True), rows)
-        return link(experiment, logits, recipe.evaluation.views)
+        origins = [Origin(step.address, step.used[stage.pretrain].seed, is_learned=True) for step in steps]
+        each = [predict_pretrained(experiment, stage, origin, rows) for origin in origins]
+        mean: FloatArray = np.mean([link(experiment, logits, recipe.evaluation.views) for logits in each], axis=0)
+        return mean
 
     return _fold_predictions(experiment, fold, probabilities, [stage.pretrain.split(".")[0]])
 

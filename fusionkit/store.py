@@ -78,7 +78,8 @@ def resource_error(path: Path, error: OSError) -> ResourceError:
     return ResourceError(f"{path}: cannot be written ({error.strerror or error}). {hint}")
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Returns the sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -181,7 +182,7 @@ class Store:
         if name in self._verified:
             return True
         self._read_journal()
-        digest = _sha256(path)
+        digest = file_digest(path)
         if digest in self._journal.get(name, ()):
             self._verified[name] = digest
             return True

@@ -18,9 +18,14 @@ from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
 
 ROOT = Path(__file__).parent.parent
-DOCS = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+DOCS = {
+    path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+}
 EVERYWHERE = "\n".join(DOCS.values())
-PAGES = [*DOCS, *(ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md"))]
+PAGES = [
+    *DOCS,
+    *(ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md")),
+]
 NODES = [
     value
     for value in vars(schema).values()
@@ -51,7 +56,9 @@ def test_the_page_on_recipes_describes_no_key_that_is_not_there():
     rows = {row_of(name, field) for node in NODES for name, field in node.model_fields.items()}
     rows |= {row_of(name, field) for name, field in schema.Use.model_fields.items()}
     page = DOCS[ROOT / "docs" / "recipes.md"]
-    assert [line for line in page.splitlines() if re.match(r"\| `[a-z_]+` \| ", line) and line not in rows] == []
+    assert [
+        line for line in page.splitlines() if re.match(r"\| `[a-z_]+` \| ", line) and line not in rows
+    ] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -59,20 +66,44 @@ def test_every_command_is_mentioned(command):
     assert f"fusionkit {command}" in EVERYWHERE
 
 
+def test_the_readme_names_no_command_that_is_not_there():
+    named = set(re.findall(r"^\| `fusionkit ([a-z]+)", DOCS[ROOT / "README.md"], re.MULTILINE))
+    assert named == set(COMMANDS)
+
+
 @pytest.mark.parametrize("name", fusionkit.__all__)
 def test_every_public_name_is_mentioned(name):
     assert f"`{name}`" in EVERYWHERE
 
 
-def test_every_file_of_the_core_and_of_the_plugins_stands_in_the_tree():
-    tree = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    files = [
-        path.relative_to(ROOT)
+def tree_of_architecture():
+    """Returns the paths of the files below fusionkit/ and plugins/ in the drawn tree."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawn = re.search(r"<!-- tree -->\n(.*)<!-- /tree -->", text, re.DOTALL)
+    assert drawn is not None
+    folders, files = [], set()
+    for line in drawn[1].splitlines():
+        name = line.split()[0] if line.strip() else ""
+        depth = (len(line) - len(line.lstrip())) // 4 - 1
+        if name.endswith("/"):
+            folders = [*folders[:depth], name]
+        elif name.endswith(".py") and depth > 0:
+            files.add("".join(folders[:depth]) + name)
+    return files
+
+
+def test_the_tree_of_the_architecture_is_the_tree():
+    there = {
+        path.relative_to(ROOT).as_posix()
         for folder in ("fusionkit", "plugins")
         for path in (ROOT / folder).rglob("*.py")
-        if path.name != "__init__.py" and "template" not in path.parts
-    ]
-    assert [str(path) for path in files if not re.search(rf"\b{re.escape(path.name)}\b", tree)] == []
+        if "template" not in path.parts
+    }
+    drawn = tree_of_architecture()
+    assert (drawn - there, {path for path in there - drawn if not path.endswith("__init__.py")}) == (
+        set(),
+        set(),
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

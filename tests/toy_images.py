@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import toys
 from torch import nn
 
+import fusionkit_tabular
 from fusionkit import (
     ColumnSpec,
     ComponentConfig,
@@ -23,6 +26,14 @@ from fusionkit import (
     SourceSpec,
     hookimpl,
 )
+from fusionkit.data.splits import Fold
+from fusionkit.model import PartFactory
+from fusionkit.recipe.load import LoadedRecipe, load_text
+from fusionkit.registry import Registry
+from fusionkit.store import Store
+from fusionkit.task import Classification
+from fusionkit.training.device import choose_device
+from fusionkit.training.experiment import Experiment
 
 SCHEMA = {
     "picture": ColumnSpec(kind="file"),
@@ -223,6 +234,10 @@ modalities:
     raiser: {use: toy_denoise, width: 5}
 head: {use: toy_norm}
 stages:
+  - name: learn_record
+    pretrain: record.encoder
+    epochs: 2
+    batch_size: 8
   - name: raise_record
     fit: [record.raiser]
     epochs: 2
@@ -232,7 +247,7 @@ stages:
     epochs: 2
     batch_size: 8
   - name: fuse
-    train: [head, record.encoder]
+    train: [head]
     epochs: 2
     batch_size: 8
 split: {scheme: folds, folds: 2}
@@ -240,6 +255,38 @@ training: {device: cpu, precision: fp32, threads: 1}
 evaluation: {resamples: 100}
 """
 """A recipe with a frozen stored image, a fitted raiser and a head with buffers."""
+FOLD = Fold(0, 0, train=tuple(range(24)), validation=(), test=tuple(range(24, 36)))
+FOLD_WITH_VALIDATION = Fold(0, 0, tuple(range(18)), tuple(range(18, 24)), tuple(range(24, 36)))
+
+
+def make_registry() -> Registry:
+    registry = Registry()
+    registry.add("toys", toys)
+    registry.add("toy_images", sys.modules[__name__])
+    registry.add("fusionkit_tabular", fusionkit_tabular)
+    return registry
+
+
+def load(*overrides: str, text: str = RECIPE) -> LoadedRecipe:
+    return load_text(text, make_registry(), overrides=overrides)
+
+
+def make_experiment(
+    folder: Path,
+    *overrides: str,
+    text: str = RECIPE,
+    manifest: Manifest | None = None,
+    tell: Any = lambda name, data: None,
+) -> Experiment:
+    """Brings the recipe together with rows; pictures and store lie in a folder."""
+    if not (folder / "pictures").exists():
+        make_pictures(folder / "pictures")
+    manifest = manifest or make_manifest(folder / "pictures")
+    loaded = load(*overrides, text=text)
+    task = Classification(manifest.classes)
+    device = choose_device(loaded.recipe.training)
+    factory = PartFactory(loaded, task.output_dim, folder)
+    return Experiment(factory, manifest, task, Store(folder / "store"), device, tell)
 
 
 @hookimpl

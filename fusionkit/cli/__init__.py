@@ -16,10 +16,14 @@ from fusionkit.cli.session import Session
 from fusionkit.errors import FusionkitError, ResourceError
 
 COMMANDS = {
+    "run": "run",
     "validate": "validate",
+    "predict": "predict",
     "list": "listing",
     "show": "show",
     "schema": "schema",
+    "store": "store",
+    "doctor": "doctor",
 }
 """Command -> the module of this package with its function `run`, or its Typer `app` where it has commands."""
 

@@ -19,7 +19,7 @@ from fusionkit.interfaces import Cut, InputSpec
 ItemT = TypeVar("ItemT")
 TABULAR_KINDS = frozenset({"numeric", "ordinal", "category", "binary", "multi"})
 BLOCK = 2048
-"""Units that are shuffled together when a row has many views, so that a row is decoded once per epoch."""
+"""Units that are shuffled and read together when a row has many, so that a row is decoded once per epoch."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,38 @@ def epoch_order(units: Units, seed: int, epoch: int) -> Units:
     stay close, so that it is decoded once.
     """
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
-    n_rows = len(np.unique(units.rows))
-    per_row = max(1, len(units) // max(1, n_rows))
+    n_rows, per_row = _shape(units)
     n_draws = int(units.draws.max(initial=0)) + 1
     order = rng.permutation(n_rows)[:, None] * per_row + np.arange(per_row)
     blocks = []
-    rows_per_block = n_rows if per_row == 1 else max(1, BLOCK // per_row)
+    rows_per_block = max(1, n_rows if per_row == 1 else BLOCK // per_row)
     for start in range(0, n_rows, rows_per_block):
         block = order[start : start + rows_per_block].reshape(-1)
         blocks.append(rng.permutation(block))
     shuffled = units.take(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.int64))
     return Units(shuffled.rows, shuffled.views, shuffled.draws + epoch * n_draws)
+
+
+def _shape(units: Units) -> tuple[int, int]:
+    """Returns how many rows there are, and how many units of each."""
+    n_rows = len(np.unique(units.rows))
+    return n_rows, max(1, len(units) // max(1, n_rows))
+
+
+def read_ahead(
+    units: Units, size: int, readers: Sequence[ModalityReader], *, training: bool
+) -> Iterator[Units]:
+    """Yields batches of units; where a row has many, readers have read a block of rows, each once, before."""
+    per_row = _shape(units)[1]
+    block, ready = max(1, BLOCK // per_row) * per_row, 0
+    for reader in readers:
+        reader.forget()
+    for start in range(0, len(units), size):
+        while per_row > 1 and ready < min(start + size, len(units)):
+            for reader in readers:
+                reader.prepare(units.take(slice(ready, ready + block)), training=training)
+            ready += block
+        yield units.take(slice(start, start + size))
 
 
 class ModalityReader:
@@ -93,6 +114,9 @@ class ModalityReader:
     def __init__(self, name: str, manifest: Manifest, spec: InputSpec, seed: int) -> None:
         self.name, self.manifest, self.spec, self.seed = name, manifest, spec, seed
         self._keys: dict[int, bytes | None] = {}
+        self._ahead: dict[tuple[int, int, int, bool], Any] = {}
+        self._feature_keys: dict[tuple[int, str], bytes] = {}
+        self._items: dict[int, Any] = {}
         # features of files are worth keeping on disk; those of tables are computed faster than read
         self.is_stored = any(
             column not in manifest.schema or manifest.schema[column].kind not in TABULAR_KINDS
@@ -130,33 +154,65 @@ class ModalityReader:
 
     def feature_keys(self, units: Units, *, training: bool) -> list[bytes]:
         """Returns the key of each unit's features: content, view, and the draw's seed where it is random."""
-        keys = []
-        for row, cut in zip(units.rows, self.cuts(units, training=training), strict=True):
-            seed = b"" if cut.seed is None else cut.seed.to_bytes(8, "big")
-            keys.append(
-                hashlib.sha256((self.key(int(row)) or b"") + cut.view.encode() + b"\0" + seed).digest()
-            )
-        return keys
+        return [
+            self._feature_key(int(row), cut)
+            for row, cut in zip(units.rows, self.cuts(units, training=training), strict=True)
+        ]
+
+    def _feature_key(self, row: int, cut: Cut) -> bytes:
+        content = (self.key(row) or b"") + cut.view.encode() + b"\0"
+        if cut.seed is not None:
+            return hashlib.sha256(content + cut.seed.to_bytes(8, "big")).digest()
+        if (row, cut.view) not in self._feature_keys:
+            self._feature_keys[row, cut.view] = hashlib.sha256(content).digest()
+        return self._feature_keys[row, cut.view]
 
     def read(self, units: Units, *, training: bool) -> Any:
         """Returns the raw batch of present units, each row read once."""
-        items: list[Any] = [None] * len(units)
+        if not self.is_stored and not (training and self.spec.is_random(training=True)):
+            return self.spec.collate([self._record(int(row)) for row in units.rows])
+        return self.spec.collate(self._cut_items(units, training))
+
+    def prepare(self, units: Units, *, training: bool) -> None:
+        """Reads the present ones of some units ahead, each row once; `read` takes them from here."""
+        here = units.take(self.present(units.rows))
+        self._ahead.update(zip(_marks(here, training), self._cut_items(here, training), strict=True))
+
+    def forget(self) -> None:
+        """Forgets what was read ahead and not taken."""
+        self._ahead.clear()
+
+    def _cut_items(self, units: Units, training: bool) -> list[Any]:
+        items: list[Any] = [self._ahead.pop(mark, None) for mark in _marks(units, training)]
         cuts = self.cuts(units, training=training)
         by_row: dict[int, list[int]] = {}
         for index, row in enumerate(units.rows):
-            by_row.setdefault(int(row), []).append(index)
+            if items[index] is None:
+                by_row.setdefault(int(row), []).append(index)
         for row, indices in by_row.items():
-            try:
-                cells = self.manifest.cells_of(row, self.spec.columns)
-                loaded = self.spec.load(cells, [cuts[index] for index in indices])
-            except DataError as error:
-                raise self._at(row, error) from None
-            for index, item in zip(indices, loaded, strict=True):
+            for index, item in zip(indices, self._load(row, [cuts[i] for i in indices]), strict=True):
                 items[index] = item
-        return self.spec.collate(items)
+        return items
+
+    def _record(self, row: int) -> Any:
+        """Returns a table row's one view, read once: a record is small, and read in every epoch."""
+        if row not in self._items:
+            self._items[row] = self._load(row, [Cut(self.spec.views(training=False)[0])])[0]
+        return self._items[row]
+
+    def _load(self, row: int, cuts: Sequence[Cut]) -> list[Any]:
+        try:
+            return self.spec.load(self.manifest.cells_of(row, self.spec.columns), cuts)
+        except DataError as error:
+            raise self._at(row, error) from None
 
     def _at(self, row: int, error: DataError) -> DataError:
         return DataError([f"{self.manifest.where(row)}: {problem}" for problem in error.problems])
+
+
+def _marks(units: Units, training: bool) -> list[tuple[int, int, int, bool]]:
+    lists = (units.rows.tolist(), units.views.tolist(), units.draws.tolist())
+    return [(row, view, draw, training) for row, view, draw in zip(*lists, strict=True)]
 
 
 def draw_seed(seed: int, key: bytes, view: str, draw: int) -> int:

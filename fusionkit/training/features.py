@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from fusionkit.data.batches import ModalityReader, Units, prefetch
+from fusionkit.data.batches import ModalityReader, Units, prefetch, read_ahead
 from fusionkit.errors import PluginError
 from fusionkit.store import Store, address_of
 
@@ -144,13 +144,13 @@ def ensure_features(
     with table.store.lock(table.folder.name):
         table.refresh()  # another process may just have computed them
         missing = table.missing(keys)
-        parts = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
-        raw_batches = ((part, reader.read(units.take(part), training=training)) for part in parts)
+        parts = read_ahead(units.take(missing), BATCH, [reader], training=training)
         done = 0
         try:
-            for part, raw in prefetch(raw_batches):
-                table.add([keys[index] for index in part], _checked(encode(raw), reader.name))
-                done += len(part)
+            for raw in prefetch(reader.read(part, training=training) for part in parts):
+                values = _checked(encode(raw), reader.name)
+                table.add([keys[index] for index in missing[done : done + len(values)]], values)
+                done += len(values)
                 tell(done, len(missing))
         finally:
             # what is computed is kept, whatever stopped the rest

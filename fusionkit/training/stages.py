@@ -16,6 +16,7 @@ from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError
 from fusionkit.interfaces import Fittable
 from fusionkit.model import seed_of
+from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
 from fusionkit.store import FORMAT, Artefact, address_of
 from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
@@ -69,19 +70,11 @@ class _Planner:
         recipe = experiment.factory.loaded.recipe
         self.experiment, self.fold = experiment, fold
         self.seed = recipe.seed
-        # the first initialisation has the recipe's own seed; they differ only in what a train stage starts
+        # the first initialisation has the recipe's own seed; what learns in closed form has no other
         self.member_seed = recipe.seed if member == 0 else seed_of(recipe.seed, "member", member)
-        earlier = {
-            path
-            for stage in recipe.stages
-            if not isinstance(stage, TrainStage)
-            for path in (stage.fit if isinstance(stage, FitStage) else (stage.pretrain,))
-        }
-        named = {
-            path for stage in recipe.stages if isinstance(stage, TrainStage) for path in stage.train
-        } - earlier
+        named = {path for stage in recipe.stages for path in parts_of(stage)}
         self.origins = {
-            path: experiment.initial(path, self.member_seed if path in named else self.seed)
+            path: experiment.initial(path, self._seed(path) if path in named else self.seed)
             for path in experiment.factory.paths()
         }
         self.steps: list[Step] = []
@@ -126,6 +119,9 @@ class _Planner:
         if learning:
             self._append("train", stage, learning, self.experiment.factory.paths(), rows, validation)
 
+    def _seed(self, path: str) -> int:
+        return self.seed if self._learns(path) == "closed_form" else self.member_seed
+
     def _learns(self, path: str) -> str:
         return (
             "closed_form"
@@ -164,7 +160,7 @@ class _Planner:
             raise DataError(
                 f"{where}: no training row has the modality (0 rows). Use more data or fewer folds."
             )
-        seed = self.member_seed if verb == "train" else self.seed
+        seed = self._seed(learned[0])
         step = Step(
             verb,
             stage,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
-from fusionkit.data.batches import Units, epoch_order, make_units, prefetch
+from fusionkit.data.batches import ModalityReader, Units, epoch_order, make_units, prefetch, read_ahead
 from fusionkit.model import ModalityBatch, seed_of
 from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
 from fusionkit.training.experiment import Experiment, Feed, Origin
@@ -116,11 +116,11 @@ class _Supervised:
         read: Callable[[Units, bool], Any],
         logits: Callable[[Any], Tensor],
         stored: Sequence[str],
-        is_raw: bool,
+        raw: Sequence[ModalityReader],
         n_views: tuple[int, int],
     ) -> None:
         self.experiment, self.options, self.step = experiment, options, step
-        self.read, self.logits, self.is_raw = read, logits, is_raw
+        self.read, self.logits, self.raw = read, logits, raw
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
         self.validation = make_units(step.validation, n_views[1])
@@ -131,10 +131,10 @@ class _Supervised:
     def batches(self, epoch: int) -> Iterator[Batch]:
         order = epoch_order(self.units, self.step.seed, epoch)
         made: Iterable[Batch] = self._batches(order, self.options.batch_size, True)
-        return prefetch(made) if self.is_raw else iter(made)
+        return prefetch(made) if self.raw else iter(made)
 
     def _batches(self, units: Units, size: int, training: bool) -> Iterator[Batch]:
-        for part in units.chunks(size):
+        for part in read_ahead(units, size, self.raw, training=training):
             yield part, self.read(part, training)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -197,7 +197,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
         read=lambda units, training: experiment.to_device(reader.read(units, training=training)),
         logits=lambda raw: pretraining_logits(experiment, modality, encoder, classifier, raw),
         stored=(),
-        is_raw=reader.is_stored,
+        raw=[reader] if reader.is_stored else [],
         n_views=(reader.n_views(training=True), reader.n_views(training=False)),
     )
     return loop.run({path: encoder, f"{path}.classifier": classifier})
@@ -208,11 +208,8 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
     feed = Feed(experiment, step.used, step.learned)
     learning = {path: experiment.fresh(path, step.used[path]) for path in step.learned}
     model = feed.model(learning)
-    raw = [
-        name
-        for name in experiment.modalities
-        if experiment.reader(name).is_stored and name not in feed.stored
-    ]
+    readers = [experiment.reader(name) for name in experiment.modalities if name not in feed.stored]
+    raw = [reader for reader in readers if reader.is_stored]
 
     def read(units: Units, training: bool) -> dict[str, ModalityBatch]:
         return feed.batch(units, training=training)
@@ -224,7 +221,7 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
         read=read,
         logits=model,
         stored=feed.stored,
-        is_raw=bool(raw),
+        raw=raw,
         n_views=(experiment.n_views(training=True), experiment.n_views(training=False)),
     )
     feed.ensure(loop.units, training=True)

@@ -162,7 +162,13 @@ def _run_epoch(
         step += 1
         tell(
             "batch_finished",
-            {"where": job.where, "epoch": epoch + 1, "batch": number + 1, "batches": job.n_batches},
+            {
+                "where": job.where,
+                "epoch": epoch + 1,
+                "epochs": job.options.epochs,
+                "batch": number + 1,
+                "batches": job.n_batches,
+            },
         )
     return total / max(1, job.n_batches)
 

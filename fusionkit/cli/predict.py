@@ -1,0 +1,52 @@
+"""`fusionkit predict`: a learned model on new rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusionkit.cli.places import DataRoot, StoreRoot, make_places
+from fusionkit.cli.progress import show_progress
+
+
+def run(
+    context: typer.Context,
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/NAME/latest.")],
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="A CSV or Parquet table with the recipe's columns.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the files in it lie; else beside the table.")
+    ] = None,
+    sample: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of the rows' ids.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write there; else to standard output.")
+    ] = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of CSV.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Predict rows without outcome, in their order; says what was missing and which model answered.
+
+    fusionkit predict runs/breast_rfn/latest rows.csv --images photos --id case
+    """
+    from fusionkit.predict import open_run, predict, read_rows
+    from fusionkit.store import write_atomic
+
+    places = make_places(data_root, store)
+    learned = open_run(run_folder, context.obj.registry, places.data)
+    manifest = read_rows(learned, rows, images, sample)
+    with show_progress(quiet=quiet) as tell:
+        answers = predict(learned, manifest, places, tell)
+    if as_json:
+        text = json.dumps({**dataclasses.asdict(answers), "threshold": learned.threshold}) + "\n"
+    else:
+        text = answers.to_csv()
+    if output is None:
+        print(text, end="")
+    else:
+        write_atomic(output, text.encode())
+        typer.echo(f"{len(answers.rows)} rows: {output}", err=True)

@@ -1,0 +1,128 @@
+"""What a run would compute, what the store already holds, and a rough cost; computes nothing that is kept."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusionkit.data.batches import make_units
+from fusionkit.recipe.load import LoadedRecipe
+from fusionkit.recipe.schema import LoopOptions
+from fusionkit.run import Places, Prepared, plan_all, prepare
+from fusionkit.training.experiment import Experiment, Feed, Origin, Tell
+from fusionkit.training.stages import Plan, Step
+
+PROBE_ROWS = 8
+TRAINING_COST = 3.0
+"""A training pass costs about three forward passes."""
+
+
+def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
+    """Plans every model of a run and compares it with the store; JSON values."""
+    prepared = prepare(loaded, places, tell)
+    steps: dict[str, Step] = {}
+    features: dict[tuple[str, str], set[bytes]] = {}
+    for name, fold, _, plan in plan_all(prepared):
+        experiment = prepared.variants[name]
+        steps |= {step.address: step for step in plan.steps}
+        rows = [row for part in (fold.train, fold.validation, fold.test) for row in part]
+        _add_missing_features(experiment, plan, rows, features)
+    todo = {address: step for address, step in steps.items() if not prepared.main.store.has(address)}
+    speeds = {name: _rows_per_second(prepared.main, name) for name in prepared.main.modalities}
+    return {
+        "recipe": loaded.recipe.name,
+        "subjects": len(set(prepared.main.manifest.subjects)),
+        "samples": len(prepared.main.manifest),
+        "folds": len(prepared.folds),
+        "models": list(prepared.variants),
+        "steps": [_describe(step, address in todo) for address, step in steps.items()],
+        "features": {f"{modality}": len(keys) for (modality, _), keys in features.items() if keys},
+        "seconds": round(_seconds(prepared, list(todo.values()), features, speeds), 1),
+        "device": vars(prepared.main.device),
+    }
+
+
+def _add_missing_features(
+    experiment: Experiment, plan: Plan, rows: list[int], features: dict[tuple[str, str], set[bytes]]
+) -> None:
+    feed = Feed(experiment, plan.origins)
+    for name in feed.stored:
+        reader = experiment.reader(name)
+        units = make_units([row for row in rows if reader.key(row)], reader.n_views(training=False))
+        keys = reader.feature_keys(units, training=False)
+        origin = plan.origins[f"{name}.encoder"]
+        table = experiment.table(name, origin)
+        found = features.setdefault((name, origin.address), set())
+        found |= {keys[index] for index in table.missing(keys)}
+
+
+def _describe(step: Step, is_todo: bool) -> dict[str, Any]:
+    return {
+        "verb": step.verb,
+        "stage": step.stage.name,
+        "parts": list(step.learned),
+        "rows": len(step.rows),
+        "address": step.address,
+        "stored": not is_todo,
+    }
+
+
+def _rows_per_second(experiment: Experiment, modality: str) -> float:
+    """Measures how many rows of a file modality its encoder reads and encodes in a second."""
+    reader = experiment.reader(modality)
+    rows = [row for row in range(min(len(experiment.manifest), 64)) if reader.key(row)][:PROBE_ROWS]
+    if not reader.is_stored or not rows:
+        return float("inf")
+    path = f"{modality}.encoder"
+    seed = experiment.factory.loaded.recipe.seed
+    encoder = experiment.module(path, Origin(experiment.factory.origin(path, seed), seed))
+    best = float("inf")
+    for _ in range(2):
+        started = time.perf_counter()
+        raw = experiment.to_device(reader.read(make_units(np.array(rows), 1), training=False))
+        with torch.inference_mode(), experiment.device.autocast():
+            encoder(raw)
+        best = min(best, time.perf_counter() - started)
+    return len(rows) / best
+
+
+def _seconds(
+    prepared: Prepared, todo: list[Step], features: dict[tuple[str, str], set[bytes]], speeds: dict[str, float]
+) -> float:
+    total = sum(len(keys) / speeds[modality] for (modality, _), keys in features.items())
+    for step in todo:
+        for path in step.learned:
+            modality = path.split(".")[0]
+            if path.endswith(".encoder") and modality in speeds and isinstance(step.stage, LoopOptions):
+                views = prepared.main.reader(modality).n_views(training=True)
+                total += TRAINING_COST * len(step.rows) * views * step.stage.epochs / speeds[modality]
+    return total
+
+
+def plan_text(work: dict[str, Any]) -> str:
+    """Returns the plan in plain words, at most 80 columns."""
+    stored = sum(step["stored"] for step in work["steps"])
+    lines = [
+        f"{work['recipe']}: {work['samples']} samples of {work['subjects']} subjects, {work['folds']} folds,",
+        f"models: {', '.join(work['models'])}; on {work['device']['type']} in {work['device']['precision']}.",
+        f"{len(work['steps'])} stage results: {stored} in the store, {len(work['steps']) - stored} to compute.",
+    ]
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for step in work["steps"]:
+        groups.setdefault((step["stage"], step["verb"], ", ".join(step["parts"])), []).append(step)
+    for (stage, verb, parts), members in groups.items():
+        missing = sum(not step["stored"] for step in members)
+        lines.append(f"  {stage}: {verb} {parts}: {missing} of {len(members)} to compute")
+    lines += [f"  features of {name}: {count} rows to encode" for name, count in work["features"].items()]
+    if len(work["steps"]) > stored or work["features"]:
+        lines.append(f"Rough cost of the encoders: {_duration(work['seconds'])}; heads and records add to it.")
+    else:
+        lines.append("There is nothing to compute.")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fusionkit.errors import RecipeError
+from fusionkit.recipe.schema import TrainingNode
+from fusionkit.training import device
+from fusionkit.training.device import Device, choose_device, describe_machine
+
+
+@pytest.fixture(autouse=True)
+def keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def without_cuda(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_device_that_is_not_there_is_a_recipe_error(monkeypatch):
+    without_cuda(monkeypatch)
+    with pytest.raises(RecipeError) as error:
+        choose_device(TrainingNode(device="cuda"))
+    assert str(error.value) == "training.device: no CUDA device is available (cuda). Say auto or cpu."
+
+
+@pytest.mark.parametrize(
+    ("native", "precision", "reason"),
+    [(True, "bf16", "cpu multiplies bf16 natively"), (False, "fp32", "cpu does not multiply bf16 natively")],
+)
+def test_auto_precision_follows_the_processor(monkeypatch, native, precision, reason):
+    without_cuda(monkeypatch)
+    monkeypatch.setattr(device, "cpu_has_bf16", lambda: native)
+    chosen = choose_device(TrainingNode())
+    assert (chosen.type, chosen.precision, chosen.reason) == ("cpu", precision, reason)
+
+
+def test_the_recipe_has_the_last_word_on_the_precision(monkeypatch):
+    monkeypatch.setattr(device, "cpu_has_bf16", lambda: True)
+    chosen = choose_device(TrainingNode(device="cpu", precision="fp32"))
+    assert (chosen.precision, chosen.reason) == ("fp32", "the recipe says so")
+
+
+def test_a_gpu_is_taken_where_there_is_one_and_the_recipe_does_not_say_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert choose_device(TrainingNode()).type == "cuda"
+    assert choose_device(TrainingNode(device="cpu")).type == "cpu"
+
+
+def test_threads_are_set_and_recorded():
+    assert choose_device(TrainingNode(device="cpu", threads=1)).threads == 1
+    assert torch.get_num_threads() == 1
+    assert choose_device(TrainingNode(device="cpu")).threads >= 1
+
+
+def test_the_identity_is_what_results_depend_on_not_the_number_of_threads():
+    one, other = (Device("cpu", "fp32", threads, "so") for threads in (1, 8))
+    assert one.identity() == other.identity()
+    assert one.identity() == {"device": "cpu", "precision": "fp32", "torch": torch.__version__}
+    assert Device("cpu", "bf16", 1, "so").identity() != one.identity()
+
+
+def test_convolutions_are_placed_in_channels_last():
+    placed = Device("cpu", "fp32", 1, "").place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(2, 2)))
+    assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not placed[0].weight.is_contiguous()
+    assert nn.Linear(2, 2).weight.is_contiguous()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_autocast_multiplies_in_the_precision(precision, dtype):
+    with Device("cpu", precision, 1, "").autocast():
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+
+
+def test_the_machine_is_described_as_json():
+    import json
+
+    described = describe_machine()
+    assert json.loads(json.dumps(described)) == described
+    assert {"python", "platform", "processor", "cores", "torch", "cuda", "gpu"} == set(described)
