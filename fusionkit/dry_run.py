@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from fusionkit.data.batches import make_units
+from fusionkit.data.splits import Fold
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import LoopOptions
 from fusionkit.run import Places, Prepared, plan_all, prepare
 from fusionkit.training.experiment import Experiment, Feed, Origin, Tell
 from fusionkit.training.stages import Plan, Step
 
-PROBE_ROWS = 8
+PROBE_ROWS = 32
 TRAINING_COST = 3.0
 """A training pass costs about three forward passes."""
 
@@ -28,8 +29,7 @@ def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any
     for name, fold, _, plan in plan_all(prepared):
         experiment = prepared.variants[name]
         steps |= {step.address: step for step in plan.steps}
-        rows = [row for part in (fold.train, fold.validation, fold.test) for row in part]
-        _add_missing_features(experiment, plan, rows, features)
+        _add_missing_features(experiment, plan, fold, features)
     todo = {address: step for address, step in steps.items() if not prepared.main.store.has(address)}
     speeds = {name: _rows_per_second(prepared.main, name) for name in prepared.main.modalities}
     return {
@@ -46,17 +46,19 @@ def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any
 
 
 def _add_missing_features(
-    experiment: Experiment, plan: Plan, rows: list[int], features: dict[tuple[str, str], set[bytes]]
+    experiment: Experiment, plan: Plan, fold: Fold, features: dict[tuple[str, str], set[bytes]]
 ) -> None:
-    feed = Feed(experiment, plan.origins)
-    for name in feed.stored:
+    for name in Feed(experiment, plan.origins).stored:
         reader = experiment.reader(name)
-        units = make_units([row for row in rows if reader.key(row)], reader.n_views(training=False))
-        keys = reader.feature_keys(units, training=False)
         origin = plan.origins[f"{name}.encoder"]
         table = experiment.table(name, origin)
         found = features.setdefault((name, origin.address), set())
-        found |= {keys[index] for index in table.missing(keys)}
+        for rows, training in ((fold.train, True), ((*fold.validation, *fold.test), False)):
+            present = [row for row in rows if reader.key(row)]
+            n_draws = experiment.n_draws([name]) if training else 1
+            units = make_units(present, reader.n_views(training=training), n_draws)
+            keys = reader.feature_keys(units, training=training)
+            found |= {keys[index] for index in table.missing(keys)}
 
 
 def _describe(step: Step, is_todo: bool) -> dict[str, Any]:
@@ -73,14 +75,15 @@ def _describe(step: Step, is_todo: bool) -> dict[str, Any]:
 def _rows_per_second(experiment: Experiment, modality: str) -> float:
     """Measures how many rows of a file modality its encoder reads and encodes in a second."""
     reader = experiment.reader(modality)
-    rows = [row for row in range(min(len(experiment.manifest), 64)) if reader.key(row)][:PROBE_ROWS]
+    first = range(min(len(experiment.manifest), 4 * PROBE_ROWS))
+    rows = [row for row in first if reader.key(row)][:PROBE_ROWS]
     if not reader.is_stored or not rows:
         return float("inf")
     path = f"{modality}.encoder"
     seed = experiment.factory.loaded.recipe.seed
     encoder = experiment.module(path, Origin(experiment.factory.origin(path, seed), seed))
     best = float("inf")
-    for _ in range(2):
+    for _ in range(3):
         started = time.perf_counter()
         raw = experiment.to_device(reader.read(make_units(np.array(rows), 1), training=False))
         with torch.inference_mode(), experiment.device.autocast():
@@ -90,7 +93,10 @@ def _rows_per_second(experiment: Experiment, modality: str) -> float:
 
 
 def _seconds(
-    prepared: Prepared, todo: list[Step], features: dict[tuple[str, str], set[bytes]], speeds: dict[str, float]
+    prepared: Prepared,
+    todo: list[Step],
+    features: dict[tuple[str, str], set[bytes]],
+    speeds: dict[str, float],
 ) -> float:
     total = sum(len(keys) / speeds[modality] for (modality, _), keys in features.items())
     for step in todo:
@@ -105,10 +111,12 @@ def _seconds(
 def plan_text(work: dict[str, Any]) -> str:
     """Returns the plan in plain words, at most 80 columns."""
     stored = sum(step["stored"] for step in work["steps"])
+    todo = len(work["steps"]) - stored
+    folds = f"{work['folds']} fold{'s' * (work['folds'] > 1)}"
     lines = [
-        f"{work['recipe']}: {work['samples']} samples of {work['subjects']} subjects, {work['folds']} folds,",
+        f"{work['recipe']}: {work['samples']} samples of {work['subjects']} subjects, {folds},",
         f"models: {', '.join(work['models'])}; on {work['device']['type']} in {work['device']['precision']}.",
-        f"{len(work['steps'])} stage results: {stored} in the store, {len(work['steps']) - stored} to compute.",
+        f"{len(work['steps'])} stage results: {stored} in the store, {todo} to compute.",
     ]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for step in work["steps"]:
@@ -117,8 +125,10 @@ def plan_text(work: dict[str, Any]) -> str:
         missing = sum(not step["stored"] for step in members)
         lines.append(f"  {stage}: {verb} {parts}: {missing} of {len(members)} to compute")
     lines += [f"  features of {name}: {count} rows to encode" for name, count in work["features"].items()]
-    if len(work["steps"]) > stored or work["features"]:
-        lines.append(f"Rough cost of the encoders: {_duration(work['seconds'])}; heads and records add to it.")
+    if todo or work["features"]:
+        lines.append(
+            f"Rough cost of the encoders: {_duration(work['seconds'])}; heads and records add to it."
+        )
     else:
         lines.append("There is nothing to compute.")
     return "\n".join(lines)

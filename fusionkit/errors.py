@@ -63,7 +63,7 @@ class ResourceError(FusionkitError):
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
-    """Returns the hint that ends a message about an unknown name: the nearest known one, and what is known."""
+    """Returns the hint for an unknown name: the nearest known one, and what is known."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     did_you_mean = f"Did you mean '{near[0]}'? " if near else ""

@@ -86,8 +86,9 @@ class InputSpec(Protocol):
 class Encoder(Protocol):
     """Turns a raw batch into one feature vector per sample; a plain `nn.Module`.
 
-    May also offer `pretraining_dim` with `pretraining_features(inputs)` -> (n, pretraining_dim), what a `pretrain`
-    stage classifies (default: forward), and `tokens(inputs)` -> (n, k, d) and mask, for heads that ask.
+    May also offer `pretraining_dim` with `pretraining_features(inputs)` -> (n, pretraining_dim) or
+    (n, pretraining_dim, height, width), what a `pretrain` stage classifies (default: forward); and
+    `tokens(inputs)` -> (n, k, d) and mask, for heads that ask.
     """
 
     input_spec: InputSpec

@@ -67,7 +67,11 @@ class Answers:
         probabilities = [f"probability_{name}" for name in self.classes]
         writer.writerow(["sample", *probabilities, "predicted", "model", "missing", "simulated"])
         for row in self.rows:
-            values = [""] * len(self.classes) if row.probabilities is None else [f"{p:.6f}" for p in row.probabilities]
+            values = (
+                [""] * len(self.classes)
+                if row.probabilities is None
+                else [f"{p:.6f}" for p in row.probabilities]
+            )
             simulated = "simulated" if self.is_simulated else ""
             writer.writerow([row.sample, *values, row.predicted or "", row.model, row.missing, simulated])
         return text.getvalue()
@@ -103,7 +107,9 @@ def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
     """Opens a run folder; raises DataError if it is none, IntegrityError if it is broken."""
     index_path = folder / "model" / "index.json"
     if not index_path.is_file():
-        raise DataError(f"{folder}: no finished run (no model/index.json). Give a folder under runs/, such as runs/NAME/latest.")
+        raise DataError(
+            f"{folder}: no finished run (no model/index.json). Give one, such as runs/NAME/latest."
+        )
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -120,13 +126,11 @@ def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
     return LearnedRun(folder, loaded, index, float(np.mean(thresholds)) if is_binary else 0.5)
 
 
-def read_rows(
-    learned: LearnedRun, table: Path, images: Path | None, sample: str | None
-) -> Manifest:
+def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str | None) -> Manifest:
     """Reads rows to predict: a table with the columns that the recipe's modalities read, or some of them.
 
     Raises:
-        DataError: Every problem: a modality with some of its columns absent, a value outside its column's schema.
+        DataError: Every problem: a modality with some columns absent, a value outside its column's schema.
     """
     loaded = learned.loaded
     frame = read_table(table)
@@ -135,7 +139,10 @@ def read_rows(
         absent = [name for name in columns if name not in frame.columns]
         # a table without a modality is fine; one with half a record is a mistake
         if absent and len(absent) < len(columns):
-            problems += [f"{table}: modality {modality} has no column '{n}'. {suggest(n, frame.columns)}" for n in absent]
+            problems += [
+                f"{table}: modality {modality} has no column '{n}'. {suggest(n, frame.columns)}"
+                for n in absent
+            ]
     used = list(dict.fromkeys(name for columns in loaded.columns.values() for name in columns))
     if not set(used) & set(frame.columns):
         problems.append(f"{table}: none of the recipe's columns is there. Needed: {', '.join(used)}.")
@@ -143,8 +150,14 @@ def read_rows(
         problems.append(f"{table}: --id: there is no column '{sample}'. {suggest(sample, frame.columns)}")
     if problems:
         raise DataError(problems)
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in used if name not in frame.columns)
-    ids = frame[sample].fill_null("").to_list() if sample else [f"row{number}" for number in range(1, len(frame) + 1)]
+    frame = frame.with_columns(
+        pl.lit(None, pl.String).alias(name) for name in used if name not in frame.columns
+    )
+    ids = (
+        frame[sample].fill_null("").to_list()
+        if sample
+        else [f"row{number}" for number in range(1, len(frame) + 1)]
+    )
     manifest = Manifest(
         samples=ids,
         subjects=ids,
@@ -155,7 +168,9 @@ def read_rows(
         root=images or table.parent,
         is_simulated=learned.index["simulated"],
     )
-    tabular = {name: spec for name in used if (spec := loaded.source.schema[name]).kind not in ("file", "text")}
+    tabular = {
+        name: spec for name in used if (spec := loaded.source.schema[name]).kind not in ("file", "text")
+    }
     problems = check_table(manifest, tabular)
     if problems:
         raise DataError(problems)
@@ -163,11 +178,13 @@ def read_rows(
 
 
 def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
-    """Predicts every row: the mean over all folds and initialisations of the model that its modalities allow."""
+    """Predicts every row: by the mean over folds and initialisations of the model that it allows."""
     experiments = _experiments(learned, manifest, places, tell)
     main = next(iter(experiments.values()))
     present = {name: main.reader(name).present(range(len(manifest))) for name in main.modalities}
-    answering = [_answering(learned, {n: bool(p[row]) for n, p in present.items()}) for row in range(len(manifest))]
+    answering = [
+        _answering(learned, {n: bool(p[row]) for n, p in present.items()}) for row in range(len(manifest))
+    ]
     probabilities = np.full((len(manifest), len(manifest.classes)), np.nan)
     for name in sorted(set(answering) - {NO_MODEL}):
         rows = [row for row, model in enumerate(answering) if model == name]
@@ -177,7 +194,9 @@ def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell)
         known = None if model == NO_MODEL else tuple(map(float, probabilities[row]))
         called = None
         if known is not None:
-            called = manifest.classes[int(predict_classes(probabilities[row : row + 1], learned.threshold)[0])]
+            called = manifest.classes[
+                int(predict_classes(probabilities[row : row + 1], learned.threshold)[0])
+            ]
         missing = _describe_missing(learned, manifest, row)
         predictions.append(Prediction(manifest.samples[row], known, called, model, missing))
     return Answers(manifest.classes, manifest.is_simulated, predictions)
@@ -200,7 +219,7 @@ def _experiments(
 
 
 def _answering(learned: LearnedRun, present: Mapping[str, bool]) -> str:
-    """Returns which model answers a row: a modality alone where the fused one never learned without the others."""
+    """Returns which model answers a row: a modality alone where fused never learned without the others."""
     here = [name for name, is_here in present.items() if is_here]
     trained = {member["model"] for member in learned.index["members"]}
     if not here:
@@ -227,10 +246,12 @@ def _mean_probabilities(
 
 
 def _check_unlearned(experiment: Experiment, origins: Mapping[str, Origin]) -> None:
-    """Raises IntegrityError if a part that the run took as it was, such as weights from a file, is another now."""
+    """Raises IntegrityError if a part that the run took as it was (weights from a file) is another now."""
     for path, origin in origins.items():
         if not origin.is_learned and experiment.factory.origin(path, origin.seed) != origin.address:
-            raise IntegrityError(f"{path}: its initial weights are not those of the run. Give the same weights file.")
+            raise IntegrityError(
+                f"{path}: its initial weights are not those of the run. Give the same weights file."
+            )
 
 
 def _describe_missing(learned: LearnedRun, manifest: Manifest, row: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained
 
+SubjectRule = Literal["unanimous", "any_positive"]
 FUSED = "fused"
 FloatArray = NDArray[np.float64]
 
@@ -58,7 +59,7 @@ class Prepared:
     """A recipe brought together with its data.
 
     Args:
-        variants: Model name -> its experiment: fused, and each modality alone; of a single modality, its name.
+        variants: Model name -> its experiment: fused, and each modality alone; of a single one, its name.
         folds: The splits.
         outcomes: Subject -> class index, -1 where unknown.
     """
@@ -94,7 +95,7 @@ class RunResult:
 
 
 def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
-    """Reads the data, checks them against the recipe, and splits them; raises DataError with every problem."""
+    """Reads the data, checks them against the recipe and splits them; raises DataError with every problem."""
     recipe = loaded.recipe
     device = choose_device(recipe.training)
     tell("reading", {"source": loaded.source_plan.use})
@@ -124,16 +125,16 @@ def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifes
 
 
 def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
-    """Raises DataError that names every column which is not there and every cell outside its column's schema."""
+    """Raises DataError that names every column which is not there and every cell outside its declaration."""
     used = [name for columns in loaded.columns.values() for name in columns]
     manifest.require_columns(dict.fromkeys(used), "modalities")
     schema = {name: manifest.schema[name] for name in dict.fromkeys(used)}
-    problems = check_table(manifest, {n: spec for n, spec in schema.items() if spec.kind not in ("file", "text")})
+    problems = check_table(manifest, schema)
     if problems:
         raise DataError(problems)
 
 
-def _subject_outcomes(rule: str, manifest: Manifest, task: Classification) -> dict[str, int]:
+def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
     given = manifest.subject_outcomes
     return dict(
         subject_outcomes(
@@ -179,9 +180,7 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
     return RunResult(folder, report, computed)
 
 
-def _compute(
-    prepared: Prepared, tell: Tell
-) -> tuple[dict[str, list[FoldPredictions]], list[Member], int]:
+def _compute(prepared: Prepared, tell: Tell) -> tuple[dict[str, list[FoldPredictions]], list[Member], int]:
     """Runs every step and predicts every test row."""
     predictions: dict[str, list[FoldPredictions]] = {}
     members: list[Member] = []
@@ -203,13 +202,15 @@ def _compute(
     return predictions, members, computed
 
 
-def predict_fold(experiment: Experiment, fold: Fold, members: Sequence[Mapping[str, Origin]]) -> FoldPredictions:
+def predict_fold(
+    experiment: Experiment, fold: Fold, members: Sequence[Mapping[str, Origin]]
+) -> FoldPredictions:
     """Predicts a fold's test rows, and its validation rows where the threshold is chosen there."""
     evaluation = experiment.factory.loaded.recipe.evaluation
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
-        each = [link(experiment, predict_logits(experiment, origins, rows), evaluation.views) for origins in members]
-        mean: FloatArray = np.mean(each, axis=0)
+        logits = [predict_logits(experiment, origins, rows) for origins in members]
+        mean: FloatArray = np.mean([link(experiment, each, evaluation.views) for each in logits], axis=0)
         return mean
 
     return _fold_predictions(experiment, fold, probabilities)
@@ -222,8 +223,9 @@ def _predict_pretrained(experiment: Experiment, fold: Fold, stage: PretrainStage
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
         origins = [Origin(step.address, step.used[stage.pretrain].seed, is_learned=True) for step in steps]
-        each = [predict_pretrained(experiment, stage, origin, rows) for origin in origins]
-        mean: FloatArray = np.mean([link(experiment, logits, recipe.evaluation.views) for logits in each], axis=0)
+        logits = [predict_pretrained(experiment, stage, origin, rows) for origin in origins]
+        views = recipe.evaluation.views
+        mean: FloatArray = np.mean([link(experiment, each, views) for each in logits], axis=0)
         return mean
 
     return _fold_predictions(experiment, fold, probabilities, [stage.pretrain.split(".")[0]])
@@ -360,8 +362,8 @@ def write_split(path: Path, prepared: Prepared) -> None:
     for fold in prepared.folds:
         for name in ("train", "validation", "test"):
             for row in getattr(fold, name):
-                cells = (str(fold.repeat), str(fold.fold), name, manifest.samples[row], manifest.subjects[row])
-                lines.append(",".join(_csv_cell(cell) for cell in cells))
+                ids = [_csv_cell(text) for text in (manifest.samples[row], manifest.subjects[row])]
+                lines.append(",".join((str(fold.repeat), str(fold.fold), name, *ids)))
     write_atomic(path, ("\n".join(lines) + "\n").encode())
 
 

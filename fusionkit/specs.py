@@ -129,7 +129,7 @@ class RaiserSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec(Spec):
-    """A card for a head: `build(config, input_dims, output_dim)`, `input_dims` by modality in recipe order."""
+    """A card for a head: `build(config, input_dims, output_dim)`, `input_dims` by modality."""
 
     build: Callable[[Any, Mapping[str, int], int], Head]
     learns: Learns = "gradient"
@@ -149,8 +149,9 @@ def kind_of(spec: Spec) -> str:
 
 
 class AugmentOptions(ComponentConfig):
-    """Random changes of training views, drawn anew for each draw (Yan et al. 2021: flips, rotations, brightness,
-    contrast; their strengths are ours).
+    """Random changes of training views, drawn anew for each draw.
+
+    Source: Yan et al. 2021 name flips, rotations, brightness and contrast; their strengths are ours.
     """
 
     flip: bool = True
@@ -171,8 +172,9 @@ class ViewOptions(ComponentConfig):
     whole: bool = True
     """The whole image, squashed to `size` x `size`."""
     patches: Mapping[int, int] = Field(default_factory=dict)
-    """Random square patches: side in pixels of the original -> how many (the paper's: {224: 40, 512: 20, 1024: 10,
-    1536: 5})."""
+    """Random square patches: side in pixels of the original -> how many.
+
+    The paper's: {224: 40, 512: 20, 1024: 10, 1536: 5}."""
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> ViewOptions:

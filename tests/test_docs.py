@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 import fusionkit
 from fusionkit.cli import COMMANDS
 from fusionkit.recipe import schema
-from fusionkit.recipe.load import load_text
+from fusionkit.recipe.load import load_recipe, load_text
 from fusionkit.registry import Registry
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +135,27 @@ def test_the_readmes_recipe_for_real_data_loads_and_reads_its_table(tmp_path):
     assert list(manifest.subjects) == ["p1", "p1", "p2"]
     assert list(manifest.outcomes) == ["malignant", "malignant", "benign"]
     assert manifest.cells_of(2, ["age", "smoker"]) == {"age": "37", "smoker": None}
+
+
+OVERRIDES = re.findall(r"^\| `([a-z_.]+=[^`]*)` \|", DOCS[ROOT / "docs" / "recipes.md"], re.MULTILINE)
+
+
+def test_there_are_overrides_to_try():
+    assert len(OVERRIDES) >= 6
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_the_overrides_that_the_page_shows_can_be_applied(override):
+    loaded = load_recipe(ROOT / "recipes" / "breast_rfn.yaml", Registry.discover(), [override])
+    assert loaded.recipe.name == "breast_rfn"
+
+
+def test_the_first_plugin_fits_into_the_papers_recipe_as_the_readme_says():
+    command = "-p examples/first_plugin.py run recipes/breast_rfn.yaml modalities.emr.raiser.use=fourier"
+    assert command in DOCS[ROOT / "README.md"]
+    registry = Registry.discover([str(ROOT / "examples" / "first_plugin.py")])
+    loaded = load_recipe(ROOT / "recipes" / "breast_rfn.yaml", registry, [command.split()[-1]])
+    assert loaded.parts["emr.raiser"].use == "fourier"
 
 
 @pytest.mark.parametrize("code", range(2, 9))

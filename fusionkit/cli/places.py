@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data-root", metavar="FOLDER", help="Where the data lie; else $FUSIONKIT_DATA, else data/."),
+    typer.Option(
+        "--data-root", metavar="FOLDER", help="Where the data lie; else $FUSIONKIT_DATA, else data/."
+    ),
 ]
 StoreRoot = Annotated[
     Path | None,
-    typer.Option("--store", metavar="FOLDER", help="The store; else $FUSIONKIT_STORE, else .fusionkit/store."),
+    typer.Option(
+        "--store", metavar="FOLDER", help="The store; else $FUSIONKIT_STORE, else .fusionkit/store."
+    ),
 ]
 RunsRoot = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Where run folders go.")]
 

@@ -15,14 +15,21 @@ from fusionkit.cli.progress import show_progress
 
 def run(
     context: typer.Context,
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/NAME/latest.")],
-    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="A CSV or Parquet table with the recipe's columns.")],
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/NAME/latest.")
+    ],
+    rows: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="A CSV or Parquet table with the recipe's columns.")
+    ],
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the files in it lie; else beside the table.")
     ] = None,
-    sample: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of the rows' ids.")] = None,
+    sample: Annotated[
+        str | None, typer.Option("--id", metavar="COLUMN", help="Column of the rows' ids.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write there; else to standard output.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write there; else to standard output."),
     ] = None,
     data_root: DataRoot = None,
     store: StoreRoot = None,

@@ -53,7 +53,9 @@ def run(
             typer.echo("interrupted: what was computed is kept; give the same command again.", err=True)
             raise typer.Exit(130) from None
     if as_json:
-        print(json.dumps({"folder": str(result.folder), "computed": result.computed, "report": result.report}))
+        print(
+            json.dumps({"folder": str(result.folder), "computed": result.computed, "report": result.report})
+        )
         return
     from fusionkit.evaluation.summary import report_text
 

@@ -47,8 +47,10 @@ def size(store: StoreRoot = None, as_json: AsJson = False) -> None:
     print(f"{store_root(store)}:")
     for name, kind in kinds.items():
         print(f"  {name:<11} {kind['files']:>6} files {_size(kind['bytes']):>10}")
-    print(f"  {'all':<11} {sum(k['files'] for k in kinds.values()):>6} files "
-          f"{_size(sum(k['bytes'] for k in kinds.values())):>10}")
+    print(
+        f"  {'all':<11} {sum(k['files'] for k in kinds.values()):>6} files "
+        f"{_size(sum(k['bytes'] for k in kinds.values())):>10}"
+    )
 
 
 @app.command("prune")
@@ -61,7 +63,11 @@ def prune_(
     from fusionkit.store import prune
 
     count, bytes_ = prune(store_root(store), older_than_days=older_than)
-    print(json.dumps({"files": count, "bytes": bytes_}) if as_json else f"{count} files deleted, {_size(bytes_)}.")
+    print(
+        json.dumps({"files": count, "bytes": bytes_})
+        if as_json
+        else f"{count} files deleted, {_size(bytes_)}."
+    )
 
 
 def _size(n_bytes: float) -> str:

@@ -248,7 +248,7 @@ class Recipe(Node):
     seed: int = Field(0, ge=0)
     """Every random choice derives from it."""
     seeds: int = Field(1, ge=1)
-    """How many initialisations every part that learns by gradient has; their probabilities are averaged in a fold."""
+    """How many initialisations the parts that learn by gradient have; a fold averages their probabilities."""
     source: Use
     """Where the data come from."""
     task: TaskNode = TaskNode()

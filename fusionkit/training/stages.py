@@ -120,7 +120,7 @@ class _Planner:
             self._append("train", stage, learning, self.experiment.factory.paths(), rows, validation)
 
     def _seed(self, path: str) -> int:
-        return self.seed if self._learns(path) == "closed_form" else self.member_seed
+        return self.member_seed if self._learns(path) in ("self_supervised", "gradient") else self.seed
 
     def _learns(self, path: str) -> str:
         return (
