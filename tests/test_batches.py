@@ -345,3 +345,11 @@ def test_prefetch_passes_even_interrupts_on(error):
 
     with pytest.raises(type(error)):
         list(prefetch(fail()))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_change_nothing(manifest, workers):
+    reader = image_reader(manifest)
+    units = make_units([row for row in range(36) if reader.key(row)], 3, 2)
+    parallel = ModalityReader(reader.name, manifest, reader.spec, reader.seed, workers)
+    assert torch.equal(parallel.read(units, training=True), reader.read(units, training=True))

@@ -6,6 +6,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -109,10 +110,13 @@ class ModalityReader:
         manifest: The rows.
         spec: How cells become a tensor.
         seed: What every draw derives from.
+        workers: How many threads read rows side by side; 0 for none. No result depends on it.
     """
 
-    def __init__(self, name: str, manifest: Manifest, spec: InputSpec, seed: int) -> None:
+    def __init__(self, name: str, manifest: Manifest, spec: InputSpec, seed: int, workers: int = 0) -> None:
         self.name, self.manifest, self.spec, self.seed = name, manifest, spec, seed
+        # threads suffice: decoding and resizing let go of the interpreter lock
+        self._pool = ThreadPoolExecutor(workers) if workers else None
         self._keys: dict[int, bytes | None] = {}
         self._ahead: dict[tuple[int, int, int, bool], Any] = {}
         self._feature_keys: dict[tuple[int, str], bytes] = {}
@@ -189,8 +193,10 @@ class ModalityReader:
         for index, row in enumerate(units.rows):
             if items[index] is None:
                 by_row.setdefault(int(row), []).append(index)
-        for row, indices in by_row.items():
-            for index, item in zip(indices, self._load(row, [cuts[i] for i in indices]), strict=True):
+        each = self._pool.map if self._pool else map
+        loaded = each(lambda row: self._load(row, [cuts[i] for i in by_row[row]]), by_row)
+        for indices, found in zip(by_row.values(), loaded, strict=True):
+            for index, item in zip(indices, found, strict=True):
                 items[index] = item
         return items
 

@@ -226,7 +226,7 @@ class TrainingNode(Node):
     threads: int | None = Field(None, ge=1)
     """CPU threads; null for as many as there are cores."""
     workers: int = Field(0, ge=0)
-    """Processes that read images ahead; results do not depend on it."""
+    """Threads that read images side by side, one more reads ahead; results do not depend on it."""
 
 
 def _check_name(value: str) -> str:

@@ -89,7 +89,10 @@ class Experiment:
             encoder = cast(
                 Encoder, self.module(f"{modality}.encoder", self.initial(f"{modality}.encoder", seed))
             )
-            self.shared.readers[modality] = ModalityReader(modality, self.manifest, encoder.input_spec, seed)
+            workers = self.factory.loaded.recipe.training.workers
+            self.shared.readers[modality] = ModalityReader(
+                modality, self.manifest, encoder.input_spec, seed, workers
+            )
         return self.shared.readers[modality]
 
     def initial(self, path: str, seed: int) -> Origin:
