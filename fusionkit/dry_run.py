@@ -31,7 +31,9 @@ def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any
         steps |= {step.address: step for step in plan.steps}
         _add_missing_features(experiment, plan, fold, features)
     todo = {address: step for address, step in steps.items() if not prepared.main.store.has(address)}
-    speeds = {name: _rows_per_second(prepared.main, name) for name in prepared.main.modalities}
+    encoded: dict[str, int] = {}
+    for (modality, _), keys in features.items():
+        encoded[modality] = encoded.get(modality, 0) + len(keys)
     return {
         "recipe": loaded.recipe.name,
         "subjects": len(set(prepared.main.manifest.subjects)),
@@ -39,8 +41,8 @@ def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any
         "folds": len(prepared.folds),
         "models": list(prepared.variants),
         "steps": [_describe(step, address in todo) for address, step in steps.items()],
-        "features": {f"{modality}": len(keys) for (modality, _), keys in features.items() if keys},
-        "seconds": round(_seconds(prepared, list(todo.values()), features, speeds), 1),
+        "features": {modality: count for modality, count in encoded.items() if count},
+        "seconds": round(_seconds(prepared, list(todo.values()), encoded), 1),
         "device": vars(prepared.main.device),
     }
 
@@ -92,13 +94,11 @@ def _rows_per_second(experiment: Experiment, modality: str) -> float:
     return len(rows) / best
 
 
-def _seconds(
-    prepared: Prepared,
-    todo: list[Step],
-    features: dict[tuple[str, str], set[bytes]],
-    speeds: dict[str, float],
-) -> float:
-    total = sum(len(keys) / speeds[modality] for (modality, _), keys in features.items())
+def _seconds(prepared: Prepared, todo: list[Step], encoded: dict[str, int]) -> float:
+    if not todo and not any(encoded.values()):
+        return 0.0
+    speeds = {name: _rows_per_second(prepared.main, name) for name in prepared.main.modalities}
+    total = sum(count / speeds[modality] for modality, count in encoded.items())
     for step in todo:
         for path in step.learned:
             modality = path.split(".")[0]

@@ -15,14 +15,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.data.tables import check_table, read_table
+from fusionkit.data.tables import read_table
 from fusionkit.errors import DataError, IntegrityError, suggest
 from fusionkit.evaluation.metrics import predict_classes
 from fusionkit.model import PartFactory
 from fusionkit.recipe.load import LoadedRecipe, load_text
 from fusionkit.registry import Registry
-from fusionkit.run import FUSED, Places
-from fusionkit.store import Artefact, Store, file_digest, read_artefact
+from fusionkit.run import FUSED, Places, check_manifest, declared_columns
+from fusionkit.store import Artefact, Store, address_of, file_digest, read_artefact
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
@@ -38,7 +38,7 @@ class Prediction:
     """What is said about one row.
 
     Args:
-        sample: The row's id.
+        sample: The row's id, as given; ids may repeat, the order says which row it is.
         probabilities: One per class; None where no modality is there.
         predicted: The class that it is called; None where no modality is there.
         model: Which model answered: fused, or a modality alone.
@@ -70,9 +70,9 @@ class Answers:
             values = (
                 [""] * len(self.classes)
                 if row.probabilities is None
-                else [f"{p:.6f}" for p in row.probabilities]
+                else [f"{p:.8f}" for p in row.probabilities]
             )
-            simulated = "simulated" if self.is_simulated else ""
+            simulated = str(self.is_simulated).lower()
             writer.writerow([row.sample, *values, row.predicted or "", row.model, row.missing, simulated])
         return text.getvalue()
 
@@ -85,22 +85,21 @@ class LearnedRun:
         folder: The run folder.
         loaded: Its resolved recipe.
         index: `model/index.json`.
-        threshold: Probability of the last class from which a row is called it.
+        thresholds: By model, the probability of the last class from which a row is called it.
     """
 
     folder: Path
     loaded: LoadedRecipe
     index: Mapping[str, Any]
-    threshold: float
+    thresholds: Mapping[str, float]
 
     def artefact(self, address: str) -> Artefact | None:
-        """Reads one learned artefact; raises IntegrityError if it is not what the run wrote."""
-        path = self.folder / "model" / f"{address}.safetensors"
-        if not path.is_file():
-            raise IntegrityError(f"{path}: not there. The run folder is not whole; run the recipe again.")
-        if file_digest(path) != self.index["sha256"].get(address):
-            raise IntegrityError(f"{path}: not what the run wrote (sha256 differs). Run the recipe again.")
-        return read_artefact(path)
+        """Reads one learned artefact."""
+        return read_artefact(_artefact_path(self.folder, address))
+
+
+def _artefact_path(folder: Path, address: str) -> Path:
+    return folder / "model" / f"{address}.safetensors"
 
 
 def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
@@ -112,25 +111,52 @@ def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
         )
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if index.pop("digest", None) != address_of(index):
+            raise ValueError("model/index.json is not what the run wrote")
+        models = json.loads((folder / "report.json").read_text(encoding="utf-8"))["models"]
+        thresholds = {
+            name: float(np.mean([fold["threshold"] for fold in models[name]["folds"]]))
+            for name in {member["model"] for member in index["members"]}
+        }
         text = (folder / "resolved.yaml").read_text(encoding="utf-8")
-        members = [member["origins"] for member in index["members"]]
-        if not members or index["format"] != 1:
-            raise ValueError("its index is of another format")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder}: the run folder is broken ({error}). Run the recipe again.") from None
+    _check_artefacts(folder, index)
     loaded = load_text(text, registry, name=str(folder / "resolved.yaml"), data_root=data_root)
-    main = FUSED if len(loaded.recipe.modalities) > 1 else next(iter(loaded.recipe.modalities))
-    thresholds = [fold["threshold"] for fold in report["models"][main]["folds"]]
-    is_binary = len(index["classes"]) == 2
-    return LearnedRun(folder, loaded, index, float(np.mean(thresholds)) if is_binary else 0.5)
+    _check_columns(folder, index, loaded)
+    return LearnedRun(folder, loaded, index, thresholds)
+
+
+def _check_artefacts(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raises IntegrityError for every artefact that is not what the run wrote."""
+    problems = []
+    for address, digest in index["sha256"].items():
+        path = _artefact_path(folder, address)
+        if not path.is_file():
+            problems.append(f"{path}: not there. The run folder is not whole; run the recipe again.")
+        elif file_digest(path) != digest:
+            problems.append(f"{path}: not what the run wrote (sha256 differs). Run the recipe again.")
+    if problems:
+        raise IntegrityError(problems)
+
+
+def _check_columns(folder: Path, index: Mapping[str, Any], loaded: LoadedRecipe) -> None:
+    """Raises IntegrityError where a cell would be read otherwise than in the run: codes would move."""
+    then, now = index["columns"], declared_columns(loaded)
+    changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if changed:
+        raise IntegrityError(
+            f"{folder}: columns are declared otherwise than in the run ({', '.join(changed)}). "
+            "Give the schema file, or the version of the plugin, that the run had."
+        )
 
 
 def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str | None) -> Manifest:
     """Reads rows to predict: a table with the columns that the recipe's modalities read, or some of them.
 
     Raises:
-        DataError: Every problem: a modality with some columns absent, a value outside its column's schema.
+        DataError: Every problem: a modality with some columns absent; or else every file that is
+            not there, and every value outside its column's declaration.
     """
     loaded = learned.loaded
     frame = read_table(table)
@@ -153,14 +179,11 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
     frame = frame.with_columns(
         pl.lit(None, pl.String).alias(name) for name in used if name not in frame.columns
     )
-    ids = (
-        frame[sample].fill_null("").to_list()
-        if sample
-        else [f"row{number}" for number in range(1, len(frame) + 1)]
-    )
+    # messages name the row by its number: ids may repeat
+    numbers = [f"row{number}" for number in range(1, len(frame) + 1)]
     manifest = Manifest(
-        samples=ids,
-        subjects=ids,
+        samples=numbers,
+        subjects=numbers if sample is None else frame[sample].fill_null("").to_list(),
         outcomes=[None] * len(frame),
         cells=frame,
         schema=loaded.source.schema,
@@ -168,12 +191,7 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
         root=images or table.parent,
         is_simulated=learned.index["simulated"],
     )
-    tabular = {
-        name: spec for name in used if (spec := loaded.source.schema[name]).kind not in ("file", "text")
-    }
-    problems = check_table(manifest, tabular)
-    if problems:
-        raise DataError(problems)
+    check_manifest(loaded, manifest)
     return manifest
 
 
@@ -188,17 +206,21 @@ def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell)
     probabilities = np.full((len(manifest), len(manifest.classes)), np.nan)
     for name in sorted(set(answering) - {NO_MODEL}):
         rows = [row for row, model in enumerate(answering) if model == name]
-        probabilities[rows] = _mean_probabilities(learned, experiments[name], name, rows)
+        # in the order of contents, each once: a row's place in the table changes not even the last digit
+        contents = _by_content(experiments[name], rows)
+        first = [contents[content][0] for content in sorted(contents)]
+        found = _mean_probabilities(learned, experiments[name], name, first)
+        for content, values in zip(sorted(contents), found, strict=True):
+            probabilities[contents[content]] = values
     predictions = []
     for row, model in enumerate(answering):
         known = None if model == NO_MODEL else tuple(map(float, probabilities[row]))
         called = None
         if known is not None:
-            called = manifest.classes[
-                int(predict_classes(probabilities[row : row + 1], learned.threshold)[0])
-            ]
+            code = predict_classes(probabilities[row : row + 1], learned.thresholds[model])[0]
+            called = manifest.classes[int(code)]
         missing = _describe_missing(learned, manifest, row)
-        predictions.append(Prediction(manifest.samples[row], known, called, model, missing))
+        predictions.append(Prediction(manifest.subjects[row], known, called, model, missing))
     return Answers(manifest.classes, manifest.is_simulated, predictions)
 
 
@@ -230,6 +252,16 @@ def _answering(learned: LearnedRun, present: Mapping[str, bool]) -> str:
     if len(here) == 1 and here[0] in trained and not absent <= set(learned.index["trained_without"]):
         return here[0]
     return FUSED
+
+
+def _by_content(experiment: Experiment, rows: Sequence[int]) -> dict[bytes, list[int]]:
+    """Returns the rows of each distinct content of what the model reads."""
+    readers = [experiment.reader(name) for name in experiment.modalities]
+    found: dict[bytes, list[int]] = {}
+    for row in rows:
+        content = b"".join(reader.key(row) or bytes(32) for reader in readers)
+        found.setdefault(content, []).append(row)
+    return found
 
 
 def _mean_probabilities(

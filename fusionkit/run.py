@@ -27,7 +27,7 @@ from fusionkit.model import PartFactory
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PretrainStage
 from fusionkit.registry import Registry
-from fusionkit.store import Store, resource_error, write_atomic
+from fusionkit.store import Store, address_of, resource_error, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device, describe_machine
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
@@ -125,11 +125,12 @@ def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifes
 
 
 def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
-    """Raises DataError that names every column which is not there and every cell outside its declaration."""
+    """Raises DataError that names every column and file not there, and every cell outside its declaration."""
     used = [name for columns in loaded.columns.values() for name in columns]
     manifest.require_columns(dict.fromkeys(used), "modalities")
     schema = {name: manifest.schema[name] for name in dict.fromkeys(used)}
-    problems = check_table(manifest, schema)
+    files = [name for name, spec in schema.items() if spec.kind == "file"]
+    problems = [*check_table(manifest, schema), *manifest.check_files(files)]
     if problems:
         raise DataError(problems)
 
@@ -335,13 +336,21 @@ def write_model(folder: Path, prepared: Prepared, members: Sequence[Member]) -> 
         "simulated": prepared.main.manifest.is_simulated,
         "device": prepared.main.device.identity(),
         "trained_without": trained_without,
+        "columns": declared_columns(prepared.main.factory.loaded),
         "sha256": digests,
         "members": [
             {**vars(member), "origins": {path: vars(origin) for path, origin in member.origins.items()}}
             for member in members
         ],
     }
-    write_atomic(folder / "index.json", _json(index))
+    write_atomic(folder / "index.json", _json({**index, "digest": address_of(index)}))
+
+
+def declared_columns(loaded: LoadedRecipe) -> dict[str, Any]:
+    """Returns what the columns that the modalities read may hold, less the words for people."""
+    names = dict.fromkeys(name for columns in loaded.columns.values() for name in columns)
+    schema = loaded.source.schema
+    return {name: schema[name].model_dump(mode="json", exclude={"unit", "description"}) for name in names}
 
 
 def _link(store: Store, address: str, folder: Path) -> str:

@@ -73,6 +73,7 @@ def resource_error(path: Path, error: OSError) -> ResourceError:
         errno.EFBIG: "The limit on file sizes is too low.",
         errno.EROFS: "Choose a folder that can be written, with --store or --runs.",
         errno.EACCES: "Choose a folder that can be written, with --store or --runs.",
+        errno.ENOTDIR: "Choose a folder that can be written, with --store or --runs.",
     }
     hint = hints.get(error.errno or 0, "Give the same command again when that is mended.")
     return ResourceError(f"{path}: cannot be written ({error.strerror or error}). {hint}")

@@ -103,6 +103,15 @@ def test_single_units_are_shuffled_over_the_whole_epoch():
     assert abs(np.corrcoef(order, np.arange(5000))[0, 1]) < 0.05
 
 
+def test_without_blocks_the_units_of_all_rows_are_mixed():
+    """Stored features need no decoding: a batch of many rows teaches more than one of many views."""
+    units = make_units(range(200), 75, 11)
+    order = epoch_order(units, 0, 1, in_blocks=False)
+    assert len(set(order.rows[:64].tolist())) > 40
+    assert len(set(epoch_order(units, 0, 1).rows[:64].tolist())) <= 2
+    assert sorted(triples(order)) == sorted((row, view, draw + 11) for row, view, draw in triples(units))
+
+
 def test_all_views_of_a_row_stay_within_a_block():
     n_views = 75
     order = epoch_order(make_units(range(200), n_views), 0, 0)

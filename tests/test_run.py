@@ -297,6 +297,7 @@ def test_the_validation_threshold_is_the_best_one_there(tmp_path):
     plan = next(plan for name, one, _, plan in plan_all(prepared) if name == "fused" and one == fold)
     predictions = run_module.predict_fold(prepared.main, fold, [plan.origins]).validation
     assert predictions is not None
+    assert set(predictions.subjects) == {subject for number, subject in held_out if number == "0"}
     by_subject: dict[str, list[float]] = defaultdict(list)
     for subject, probability in zip(predictions.subjects, predictions.probabilities[:, 1], strict=True):
         by_subject[subject].append(probability)

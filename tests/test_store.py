@@ -94,6 +94,20 @@ def test_a_refused_write_is_one_sentence_and_leaves_the_old_file(tmp_path, monke
     assert files_in(tmp_path) == ["x"]
 
 
+def test_a_file_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "x", b"old")
+
+    def fail(source: Path, target: Path) -> None:
+        assert source.read_bytes() == b"new", "whole before it is renamed"
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("fusionkit.store.os.replace", fail)
+    with pytest.raises(ResourceError, match="Permission denied"):
+        write_atomic(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert files_in(tmp_path) == ["x"]
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
     write_atomic(tmp_path / "x", b"old")
 

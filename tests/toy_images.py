@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
 import torch
 import toys
 from torch import nn
@@ -34,6 +36,7 @@ from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment
+from fusionkit.training.stages import Step, plan_steps
 
 SCHEMA = {
     "picture": ColumnSpec(kind="file"),
@@ -68,8 +71,6 @@ def make_pictures(folder: Path) -> None:
 
 def make_manifest(folder: Path, *, blanks: bool = False, order: Sequence[int] = tuple(range(36))) -> Manifest:
     """Returns 36 rows of 12 subjects whose pictures lie in a folder."""
-    import polars as pl
-
     pictures: list[str | None] = [f"{row:02}.png" for row in range(36)]
     numbers: list[str | None] = [f"{row % 3 * 0.5 + (1 if row // 3 % 2 else -1)}" for row in range(36)]
     words: list[str | None] = ["abc"[row % 2 + row // 3 % 2] for row in range(36)]
@@ -287,6 +288,27 @@ def make_experiment(
     device = choose_device(loaded.recipe.training)
     factory = PartFactory(loaded, task.output_dim, folder)
     return Experiment(factory, manifest, task, Store(folder / "store"), device, tell)
+
+
+def name_of(step: Step) -> str:
+    return f"{step.verb} {' '.join(step.learned)}"
+
+
+def addresses(experiment: Experiment, fold: Fold = FOLD, member: int = 0) -> dict[str, str]:
+    return {name_of(step): step.address for step in plan_steps(experiment, fold, member).steps}
+
+
+def with_cell(manifest: Manifest, column: str, row: int, text: str | None) -> Manifest:
+    cells = manifest.cells[column].to_list()
+    cells[row] = text
+    return replace(manifest, cells=manifest.cells.with_columns(pl.Series(column, cells, dtype=pl.String)))
+
+
+def variant(experiment: Experiment, modality: str) -> Experiment:
+    factory = type(experiment.factory)(
+        experiment.factory.loaded.alone(modality), 2, experiment.factory.data_root
+    )
+    return replace(experiment, factory=factory)
 
 
 @hookimpl

@@ -28,7 +28,16 @@ COMMANDS = {
 """Command -> the module of this package with its function `run`, or its Typer `app` where it has commands."""
 
 # what the machine refuses, rather than what a program does wrong
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE)
+_REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENOTDIR,
+)
 
 
 def _print_version(is_asked: bool) -> None:

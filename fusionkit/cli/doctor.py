@@ -45,6 +45,8 @@ def run(
         print(json.dumps({**found, "problems": refused}))
     else:
         _print(found)
+    for name in refused:
+        typer.echo(f"error: {name}: {folders[name]} cannot be written. Choose another folder.", err=True)
     if refused:
         raise typer.Exit(8)
 
@@ -68,7 +70,8 @@ def _existing(path: Path) -> Path:
 
 
 def _writable(path: Path) -> str:
-    return "can be written" if os.access(_existing(path), os.W_OK) else "cannot be written"
+    above = _existing(path)
+    return "can be written" if above.is_dir() and os.access(above, os.W_OK | os.X_OK) else "cannot be written"
 
 
 def _free(path: Path) -> str:

@@ -22,10 +22,13 @@ def run(
         Path, typer.Argument(metavar="ROWS", help="A CSV or Parquet table with the recipe's columns.")
     ],
     images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the files in it lie; else beside the table.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="What its paths of files are relative to; else the table's folder."
+        ),
     ] = None,
     sample: Annotated[
-        str | None, typer.Option("--id", metavar="COLUMN", help="Column of the rows' ids.")
+        str | None, typer.Option("--id", metavar="COLUMN", help="Column of the rows' ids; they may repeat.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -49,7 +52,7 @@ def run(
     with show_progress(quiet=quiet) as tell:
         answers = predict(learned, manifest, places, tell)
     if as_json:
-        text = json.dumps({**dataclasses.asdict(answers), "threshold": learned.threshold}) + "\n"
+        text = json.dumps({**dataclasses.asdict(answers), "thresholds": dict(learned.thresholds)}) + "\n"
     else:
         text = answers.to_csv()
     if output is None:

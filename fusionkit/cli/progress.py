@@ -81,6 +81,7 @@ class _Live:
         self.folds: TaskID | None = None
         self.step: TaskID | None = None
         self.label = ""
+        self.stage = ""
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
         if name == "fold_started" and data["folds"] > 1:
@@ -90,10 +91,11 @@ class _Live:
         elif name == "reading":
             self._show(f"reading {data['source']}", 0, None)
         elif name == "stage_started":
-            self._show(f"{data['stage']}: {', '.join(data['parts'])}", 0, None)
+            self.stage = f"{data['stage']}: {', '.join(data['parts'])}"
+            self._show(self.stage, 0, None)
         elif name == "batch_finished":
             done = (data["epoch"] - 1) * data["batches"] + data["batch"]
-            self._show(self.label or data["where"], done, data["batches"] * data["epochs"])
+            self._show(self.stage or data["where"], done, data["batches"] * data["epochs"])
         elif name == "features":
             self._show(f"features of {data['modality']}", data["done"], data["total"])
 

@@ -61,18 +61,18 @@ def make_units(rows: Sequence[int] | NDArray[np.int64], n_views: int, n_draws: i
     )
 
 
-def epoch_order(units: Units, seed: int, epoch: int) -> Units:
+def epoch_order(units: Units, seed: int, epoch: int, *, in_blocks: bool = True) -> Units:
     """Returns an epoch's order, a pure function of seed and epoch; the draws move on with the epoch.
 
     Rows are shuffled whole, then the units of some neighbouring rows among themselves: all views of a row
-    stay close, so that it is decoded once.
+    stay close, so that it is decoded once. Without blocks all units are shuffled, for what is not decoded.
     """
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     n_rows, per_row = _shape(units)
     n_draws = int(units.draws.max(initial=0)) + 1
     order = rng.permutation(n_rows)[:, None] * per_row + np.arange(per_row)
     blocks = []
-    rows_per_block = max(1, n_rows if per_row == 1 else BLOCK // per_row)
+    rows_per_block = max(1, BLOCK // per_row if in_blocks and per_row > 1 else n_rows)
     for start in range(0, n_rows, rows_per_block):
         block = order[start : start + rows_per_block].reshape(-1)
         blocks.append(rng.permutation(block))

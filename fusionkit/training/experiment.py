@@ -17,6 +17,8 @@ from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
 from fusionkit.interfaces import Encoder
 from fusionkit.model import FusionModel, ModalityBatch, PartFactory
+from fusionkit.recipe.components import PartPlan
+from fusionkit.specs import ImageOptions
 from fusionkit.store import Artefact, Store
 from fusionkit.task import Classification
 from fusionkit.training.device import Device
@@ -148,8 +150,9 @@ class Experiment:
         return {
             "use": plan.use,
             "version": plan.plugin.version,
-            # the option `input` is the input spec's: its identity and views are in the address by themselves
-            "options": {name: value for name, value in plan.options.items() if name != "input"},
+            "options": {
+                name: value for name, value in plan.options.items() if not _is_image_input(plan, name)
+            },
             "origin": origin.address,
         }
 
@@ -195,6 +198,14 @@ class Experiment:
     ) -> Units:
         """Returns what a pass over rows goes through."""
         return make_units(rows, self.n_views(training=training), self.n_draws(stored) if training else 1)
+
+
+def _is_image_input(plan: PartPlan, option: str) -> bool:
+    """Says whether an option is image options under the name `input`.
+
+    What those change stands in the address by itself: the input spec's identity, and its training views.
+    """
+    return option == "input" and isinstance(getattr(plan.config, option), ImageOptions)
 
 
 class Feed:

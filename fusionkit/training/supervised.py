@@ -129,7 +129,7 @@ class _Supervised:
         self.targets: dict[int, int] = dict(zip(map(int, rows), map(int, targets), strict=True))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        order = epoch_order(self.units, self.step.seed, epoch)
+        order = epoch_order(self.units, self.step.seed, epoch, in_blocks=bool(self.raw))
         made: Iterable[Batch] = self._batches(order, self.options.batch_size, True)
         return prefetch(made) if self.raw else iter(made)
 

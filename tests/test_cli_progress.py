@@ -1,0 +1,142 @@
+"""What a run shows while it works: lines where nobody watches, a bar on a terminal, nothing with -q."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import select
+import subprocess
+import sys
+
+import pytest
+from command_line import QUICK, command, environment, write_recipe
+from rich.console import Console
+from rich.progress import Progress
+
+from fusionkit.cli import progress
+
+pty = pytest.importorskip("pty", reason="a terminal needs a Unix system")
+
+STAGE = {"stage": "fuse", "verb": "train", "parts": ["head"], "address": "a", "rows": 18}
+EPOCH = {"where": "stage fuse", "epoch": 3.0, "epochs": 9, "loss": 0.25}
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that tests move."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    return clock
+
+
+def test_quiet_says_nothing(capsys):
+    with progress.show_progress(quiet=True) as tell:
+        tell("stage_started", STAGE)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_each_stage_is_a_line_and_long_ones_speak_every_few_seconds(capsys, now):
+    with progress.show_progress(quiet=False) as tell:
+        tell("reading", {"source": "toy"})
+        tell("fold_started", {"fold": 1, "folds": 1})
+        tell("stage_started", STAGE)
+        tell("epoch_finished", EPOCH)
+        now[0] += progress.LINE_SECONDS + 1
+        tell("epoch_finished", EPOCH)
+        tell("epoch_finished", EPOCH)
+        tell("features", {"modality": "image", "done": 5, "total": 9})
+        tell("features", {"modality": "image", "done": 9, "total": 9})
+        tell("batch_finished", {"where": "x", "epoch": 1, "epochs": 2, "batch": 1, "batches": 3})
+        tell("stage_finished", STAGE)
+    assert capsys.readouterr() == (
+        "",
+        "reading toy\n"
+        "fuse: train head on 18 rows\n"
+        "stage fuse: epoch 3 of 9, loss 0.250\n"
+        "features of image: 9 of 9\n",
+    )
+
+
+def test_of_many_folds_the_first_speaks_at_length_and_the_others_now_and_then(capsys, now):
+    with progress.show_progress(quiet=False) as tell:
+        for fold in (1, 2, 3, 10):
+            tell("fold_started", {"fold": fold, "folds": 10})
+            tell("stage_started", STAGE)
+            now[0] += 6
+    assert capsys.readouterr().err == (
+        "fold 1 of 10: fuse: train head on 18 rows\nfold 3 of 10: fuse: train head on 18 rows\n"
+    )
+
+
+def make_live():
+    bar = Progress(console=Console(file=io.StringIO(), width=80))
+    return bar, progress._Live(bar)
+
+
+def shown(bar):
+    return [(task.description, task.completed, task.total) for task in bar.tasks]
+
+
+def test_on_a_terminal_a_bar_counts_folds_and_another_the_steps_batches():
+    bar, live = make_live()
+    live.tell("reading", {"source": "toy"})
+    assert shown(bar) == [("reading toy", 0, None)]
+    live.tell("fold_started", {"fold": 3, "folds": 5})
+    live.tell("stage_started", STAGE)
+    live.tell("batch_finished", {"where": "x", "epoch": 2, "epochs": 4, "batch": 1, "batches": 3})
+    assert sorted(shown(bar)) == [("folds", 2, 5), ("fuse: head", 4, 12)]
+
+
+def test_a_stage_has_its_name_again_after_its_features():
+    bar, live = make_live()
+    live.tell("stage_started", STAGE)
+    live.tell("features", {"modality": "image", "done": 9, "total": 9})
+    assert shown(bar) == [("features of image", 9, 9)]
+    live.tell("batch_finished", {"where": "x", "epoch": 1, "epochs": 4, "batch": 1, "batches": 3})
+    assert shown(bar) == [("fuse: head", 1, 12)]
+
+
+def run_on_a_terminal(folder, *arguments):
+    """Runs the toy with stderr on a terminal of 80 columns; returns exit code, stdout and what was drawn."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        command("run", write_recipe(folder), *QUICK, *arguments),
+        cwd=folder,
+        env=environment(TERM="xterm"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+    )
+    os.close(follower)
+    drawn = b""
+    while process.poll() is None or select.select([leader], [], [], 0)[0]:
+        if select.select([leader], [], [], 0.1)[0]:
+            try:
+                drawn += os.read(leader, 65536)
+            except OSError:  # the other end is closed
+                break
+    os.close(leader)
+    out = process.stdout.read()
+    process.stdout.close()
+    return process.wait(), out.decode(), drawn.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal needs a Unix system")
+def test_a_bar_is_drawn_on_a_terminal_and_leaves_nothing_behind(tmp_path):
+    code, out, drawn = run_on_a_terminal(tmp_path, "stages.fuse.epochs=60")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "folds" in drawn
+    assert "fuse: head" in drawn
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    assert max(len(line) for line in re.split(r"[\r\n]+", plain)) <= 80
+    # cursor shown again, last line erased
+    assert drawn.rstrip().endswith("\x1b[2K")
+    assert "\x1b[?25h" in drawn
+
+
+def test_quiet_draws_nothing_on_a_terminal_either(tmp_path):
+    code, out, drawn = run_on_a_terminal(tmp_path, "-q")
+    assert (code, drawn) == (0, "")
+    assert out.startswith("SIMULATED DATA")
