@@ -7,7 +7,6 @@ import os
 import re
 import select
 import subprocess
-import sys
 
 import pytest
 from command_line import QUICK, command, environment, write_recipe
@@ -122,7 +121,6 @@ def run_on_a_terminal(folder, *arguments):
     return process.wait(), out.decode(), drawn.decode()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a terminal needs a Unix system")
 def test_a_bar_is_drawn_on_a_terminal_and_leaves_nothing_behind(tmp_path):
     code, out, drawn = run_on_a_terminal(tmp_path, "stages.fuse.epochs=60")
     assert code == 0

@@ -57,19 +57,22 @@ def test_simulated_data_are_named_first_and_leakage_next(report):
 
 def test_a_difference_above_zero_adds(report):
     text = with_difference(report, value=0.0612, low=0.02, high=0.104)
-    assert "Fusion adds 0.061 AUC over image alone (95 % interval 0.020 to 0.104; 20 subjects)." in text
+    assert "Fusion adds 0.061 AUC over the image alone (95 % interval 0.020 to 0.104; 20 subjects)." in text
 
 
 def test_a_difference_below_zero_loses(report):
     text = with_difference(report, value=-0.05, low=-0.09, high=-0.01)
-    assert "Fusion loses 0.050 AUC against image alone (95 % interval -0.090 to -0.010; 20 subjects)." in text
+    assert (
+        "Fusion loses 0.050 AUC against the image alone (95 % interval -0.090 to -0.010; 20 subjects)."
+        in text
+    )
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.01, 0.05), (0.0, 0.05), (0.0, 0.0)])
 def test_an_interval_that_holds_zero_shows_no_difference(report, low, high):
     text = with_difference(report, value=0.02, low=low, high=high)
     bounds = f"95 % interval {low:.3f} to {high:.3f}; 20 subjects"
-    assert f"Fusion is not shown to differ from image alone (difference in AUC 0.020, {bounds})." in text
+    assert f"Fusion is not shown to differ from the image alone (difference in AUC 0.020, {bounds})." in text
 
 
 def test_a_bound_just_above_zero_is_not_written_as_zero(report):
@@ -81,7 +84,10 @@ def test_what_is_not_estimable_says_why():
     report = build_report({"fused": folds, "image": folds}, dict.fromkeys(outcomes_of(4), 0), CLASSES, QUICK)
     text = report_text(report, 200)
     assert "fused: AUC not estimable: no malignant subject." in text
-    assert "Fusion against image alone: the difference in AUC is not estimable: no malignant subject." in text
+    assert (
+        "Fusion against the image alone: the difference in AUC is not estimable: no malignant subject."
+        in text
+    )
 
 
 def test_small_samples_are_warned_of(report):

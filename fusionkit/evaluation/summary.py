@@ -16,6 +16,9 @@ _LABELS = {
 }
 _COLUMN = 13
 
+PRETRAINED = "_pretrained"
+"""Ends the name of a pretrain stage's own model."""
+
 
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:
     """Returns the report as plain text: who was tested, a table of models, whether fusion is worth it."""
@@ -83,6 +86,10 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         f"Values by subject, {over}; below each, its {_percent(report)} interval "
         f"({report['resamples']} resamples of subjects)."
     ]
+    if n_folds > 1:
+        pooled = ((name, model["pooled"]["roc_auc"]["value"]) for name, model in report["models"].items())
+        each = ", ".join(f"{name} {_number(value)}" for name, value in pooled)
+        lines.append(f"AUC of the test folds pooled, mean over repeats: {each}.")
     if report["threshold"] == "validation":
         lines.append("A subject is called positive from a threshold on that was set on validation subjects.")
     elif report["threshold"] is not None:
@@ -110,7 +117,11 @@ def _comparisons(report: Mapping[str, Any]) -> list[str]:
 
 
 def _sentence(entry: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    other = f"{entry['b']} alone"
+    pretrained = str(entry["b"]).removesuffix(PRETRAINED)
+    # a pretrain stage's own classifier is no modality
+    other = (
+        f"the {pretrained} alone" if pretrained == entry["b"] else f"the pretrained {pretrained} classifier"
+    )
     value, low, high = entry["value"], entry["low"], entry["high"]
     if low is None:
         return f"Fusion against {other}: the difference in AUC is {entry['reason']}."
