@@ -34,11 +34,15 @@ class Classification:
         return np.array([-1 if outcome is None else index[outcome] for outcome in outcomes], dtype=np.int64)
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Returns the weighted mean cross-entropy of (n, output_dim) logits."""
+        """Returns the mean over rows of weight x cross-entropy, of (n, output_dim) logits.
+
+        Not divided by the batch's own weights: these are 1 on average over all training rows, and a batch
+        that happens to hold heavy rows must weigh more.
+        """
         from torch.nn.functional import cross_entropy
 
         losses = cross_entropy(logits, targets, reduction="none")
-        return (losses * weights).sum() / weights.sum()
+        return (losses * weights).mean()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Maps logits (n, output_dim) to probabilities (n, output_dim)."""

@@ -28,7 +28,7 @@ def test_the_identity_follows_the_classes_and_their_order():
     assert Classification(("malignant", "benign")).identity() != TASK.identity()
 
 
-def test_the_loss_is_the_weighted_mean_of_minus_log_probability():
+def test_the_loss_is_the_mean_of_weight_times_minus_log_probability():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 3.0]], dtype=torch.float64)
     targets, weights = torch.tensor([0, 0, 1]), torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
 
@@ -36,9 +36,9 @@ def test_the_loss_is_the_weighted_mean_of_minus_log_probability():
         a, b = logits[row].tolist()
         return -math.log(math.exp((a, b)[target]) / (math.exp(a) + math.exp(b)))
 
-    expected = (surprise(0, 0) + 2 * surprise(1, 0) + 5 * surprise(2, 1)) / 8
+    expected = (surprise(0, 0) + 2 * surprise(1, 0) + 5 * surprise(2, 1)) / 3
     assert float(TASK.loss(logits, targets, weights)) == pytest.approx(expected, rel=1e-12)
-    assert float(TASK.loss(logits, targets, 10 * weights)) == pytest.approx(expected, rel=1e-12)
+    assert float(TASK.loss(logits, targets, 10 * weights)) == pytest.approx(10 * expected, rel=1e-12)
 
 
 def test_probabilities_are_the_softmax():

@@ -16,7 +16,7 @@ from fusionkit.model import seed_of
 from fusionkit.recipe.schema import LoopOptions
 from fusionkit.store import Artefact, Store, read_artefact, to_bytes
 
-LOOP_VERSION = 1
+LOOP_VERSION = 2
 """Part of every address: raised when the loop would give other numbers."""
 CHECKPOINT_SECONDS = 5.0
 
