@@ -12,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.errors import PluginError
+from fusionkit.recipe.checks import learns
+from fusionkit.recipe.components import resolve_files
 from fusionkit.recipe.load import LoadedRecipe, PartPlan
-from fusionkit.specs import ColumnSpec, ComponentConfig, DataFileMarker
+from fusionkit.specs import ColumnSpec, Learns
 
 SCALE_EPSILON = 1e-6
+SCALE_VERSION = 1
+"""Part of every address: raised when the same features would be scaled otherwise."""
 
 
 class Scale(nn.Module):
     """Standardises one modality's features; buffers only, fitted on present training rows, frozen after.
 
     Shape:
-        (n, dim) -> (n, dim); a feature that never varies becomes zero.
+        (n, dim) -> (n, dim); a feature that never varied is shifted and not divided, as scikit-learn does.
     """
 
     mean: Tensor
@@ -38,7 +42,7 @@ class Scale(nn.Module):
         values = inputs.double()
         self.mean.copy_(values.mean(0))
         std = values.std(0, correction=0)
-        self.std.copy_(torch.where(std > SCALE_EPSILON, std, torch.inf))
+        self.std.copy_(torch.where(std > SCALE_EPSILON, std, 1.0))
         return self
 
     def forward(self, features: Tensor) -> Tensor:
@@ -127,17 +131,6 @@ def state_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def resolve_files(config: ComponentConfig, data_root: Path) -> ComponentConfig:
-    """Returns a config whose DataFile options are paths under the data root; words such as `none` stay."""
-    changes = {}
-    for name, info in type(config).model_fields.items():
-        value = getattr(config, name)
-        is_file = any(isinstance(marker, DataFileMarker) for marker in info.metadata)
-        if is_file and isinstance(value, str) and ("/" in value or "." in value):
-            changes[name] = str(Path(value) if Path(value).is_absolute() else data_root / value)
-    return config.model_copy(update=changes) if changes else config
-
-
 class PartFactory:
     """Builds parts in their initial state, each from its own seed, and knows their origins."""
 
@@ -157,6 +150,10 @@ class PartFactory:
     def paths(self) -> list[str]:
         """Returns every part path in data-flow order, head last."""
         return [*(path for name in self.loaded.recipe.modalities for path in self.chain(name)), "head"]
+
+    def learns(self, path: str) -> Learns:
+        """Returns how a part learns, as its card says; a scale in closed form."""
+        return "closed_form" if path.endswith(".scale") else learns(self.loaded.parts[path])
 
     def build(self, path: str, seed: int) -> nn.Module:
         """Builds a part in its initial state, from the seed of (seed, "init", path)."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,11 +16,11 @@ from fusionkit.data.manifest import Manifest
 from fusionkit.data.tables import read_table
 from fusionkit.errors import DataError, IntegrityError, suggest
 from fusionkit.evaluation.metrics import predict_classes
+from fusionkit.evaluation.report import FUSED
+from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
-from fusionkit.recipe.load import LoadedRecipe, load_text
-from fusionkit.registry import Registry
-from fusionkit.run import FUSED, Places, check_manifest, declared_columns
-from fusionkit.store import Artefact, Store, address_of, file_digest, read_artefact
+from fusionkit.run import Places, check_manifest
+from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
@@ -54,11 +52,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answers:
-    """Predictions in input order, with the classes of their probabilities."""
+    """Predictions in input order.
+
+    Args:
+        classes: The classes of their probabilities.
+        is_simulated: Whether the model learned from simulated data.
+        rows: One per row.
+        changes: Device and versions that are not those of the run, in words.
+    """
 
     classes: tuple[str, ...]
     is_simulated: bool
     rows: Sequence[Prediction]
+    changes: tuple[str, ...] = ()
 
     def to_csv(self) -> str:
         """Returns one line per row; says where the model learned from simulated data."""
@@ -75,80 +81,6 @@ class Answers:
             simulated = str(self.is_simulated).lower()
             writer.writerow([row.sample, *values, row.predicted or "", row.model, row.missing, simulated])
         return text.getvalue()
-
-
-@dataclass(frozen=True)
-class LearnedRun:
-    """A run folder, read and checked.
-
-    Args:
-        folder: The run folder.
-        loaded: Its resolved recipe.
-        index: `model/index.json`.
-        thresholds: By model, the probability of the last class from which a row is called it.
-    """
-
-    folder: Path
-    loaded: LoadedRecipe
-    index: Mapping[str, Any]
-    thresholds: Mapping[str, float]
-
-    def artefact(self, address: str) -> Artefact | None:
-        """Reads one learned artefact."""
-        return read_artefact(_artefact_path(self.folder, address))
-
-
-def _artefact_path(folder: Path, address: str) -> Path:
-    return folder / "model" / f"{address}.safetensors"
-
-
-def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
-    """Opens a run folder; raises DataError if it is none, IntegrityError if it is broken."""
-    index_path = folder / "model" / "index.json"
-    if not index_path.is_file():
-        raise DataError(
-            f"{folder}: no finished run (no model/index.json). Give one, such as runs/NAME/latest."
-        )
-    try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        if index.pop("digest", None) != address_of(index):
-            raise ValueError("model/index.json is not what the run wrote")
-        models = json.loads((folder / "report.json").read_text(encoding="utf-8"))["models"]
-        thresholds = {
-            name: float(np.mean([fold["threshold"] for fold in models[name]["folds"]]))
-            for name in {member["model"] for member in index["members"]}
-        }
-        text = (folder / "resolved.yaml").read_text(encoding="utf-8")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{folder}: the run folder is broken ({error}). Run the recipe again.") from None
-    _check_artefacts(folder, index)
-    loaded = load_text(text, registry, name=str(folder / "resolved.yaml"), data_root=data_root)
-    _check_columns(folder, index, loaded)
-    return LearnedRun(folder, loaded, index, thresholds)
-
-
-def _check_artefacts(folder: Path, index: Mapping[str, Any]) -> None:
-    """Raises IntegrityError for every artefact that is not what the run wrote."""
-    problems = []
-    for address, digest in index["sha256"].items():
-        path = _artefact_path(folder, address)
-        if not path.is_file():
-            problems.append(f"{path}: not there. The run folder is not whole; run the recipe again.")
-        elif file_digest(path) != digest:
-            problems.append(f"{path}: not what the run wrote (sha256 differs). Run the recipe again.")
-    if problems:
-        raise IntegrityError(problems)
-
-
-def _check_columns(folder: Path, index: Mapping[str, Any], loaded: LoadedRecipe) -> None:
-    """Raises IntegrityError where a cell would be read otherwise than in the run: codes would move."""
-    then, now = index["columns"], declared_columns(loaded)
-    changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    if changed:
-        raise IntegrityError(
-            f"{folder}: columns are declared otherwise than in the run ({', '.join(changed)}). "
-            "Give the schema file, or the version of the plugin, that the run had."
-        )
 
 
 def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str | None) -> Manifest:
@@ -220,8 +152,12 @@ def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell)
             code = predict_classes(probabilities[row : row + 1], learned.thresholds[model])[0]
             called = manifest.classes[int(code)]
         missing = _describe_missing(learned, manifest, row)
+        here = [name for name, is_here in present.items() if is_here[row]]
+        if model == FUSED and not _has_learned(learned, here):
+            missing += f" ({FUSED} never learned without {', '.join(n for n in present if n not in here)})"
         predictions.append(Prediction(manifest.subjects[row], known, called, model, missing))
-    return Answers(manifest.classes, manifest.is_simulated, predictions)
+    changes = tuple(learned.changes(main.device))
+    return Answers(manifest.classes, manifest.is_simulated, predictions, changes)
 
 
 def _experiments(
@@ -248,10 +184,15 @@ def _answering(learned: LearnedRun, present: Mapping[str, bool]) -> str:
         return NO_MODEL
     if len(present) == 1:
         return here[0]
-    absent = set(present) - set(here)
-    if len(here) == 1 and here[0] in trained and not absent <= set(learned.index["trained_without"]):
+    if len(here) == 1 and here[0] in trained and not _has_learned(learned, here):
         return here[0]
     return FUSED
+
+
+def _has_learned(learned: LearnedRun, here: Collection[str]) -> bool:
+    """Says whether fused learned from rows with just these modalities; with all of them it always has."""
+    is_whole = len(here) == len(learned.loaded.recipe.modalities)
+    return is_whole or frozenset(here) in learned.trained_on(FUSED)
 
 
 def _by_content(experiment: Experiment, rows: Sequence[int]) -> dict[bytes, list[int]]:

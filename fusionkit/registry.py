@@ -12,13 +12,22 @@ from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pluggy
 
 from fusionkit import hookspecs
 from fusionkit.errors import PluginError, suggest
-from fusionkit.specs import COMPONENT_KINDS, Spec, kind_of
+from fusionkit.specs import (
+    COMPONENT_KINDS,
+    EncoderSpec,
+    HeadLearns,
+    HeadSpec,
+    Learns,
+    RaiserSpec,
+    Spec,
+    kind_of,
+)
 
 CardT = TypeVar("CardT", bound=Spec)
 
@@ -102,6 +111,7 @@ class Registry:
                     raise PluginError(
                         f"plugin {name}: fusionkit_components returned {card!r}. Return cards (specs)."
                     )
+                _check_learns(name, card)
         except BaseException:
             self.manager.unregister(name=name)
             raise
@@ -156,6 +166,17 @@ class Registry:
                     f"plugin {self.manager.get_name(plugin)}: fusionkit_event failed ({error}).",
                     file=sys.stderr,
                 )
+
+
+def _check_learns(plugin: str, card: object) -> None:
+    if not isinstance(card, EncoderSpec | RaiserSpec | HeadSpec):
+        return
+    known = get_args(HeadLearns if isinstance(card, HeadSpec) else Learns)
+    if card.learns not in known:
+        raise PluginError(
+            f"plugin {plugin}: {kind_of(card)} {card.name} cannot learn that way (learns: {card.learns}). "
+            f"Known: {', '.join(known)}."
+        )
 
 
 def _import_named(name: str) -> ModuleType:

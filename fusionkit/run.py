@@ -21,13 +21,14 @@ from fusionkit.data.splits import Fold, make_folds
 from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
-from fusionkit.evaluation.report import build_report, write_predictions_csv
+from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
 from fusionkit.interfaces import SourceContext
+from fusionkit.learned import Member, json_bytes, patterns_of, write_model
 from fusionkit.model import PartFactory
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
-from fusionkit.recipe.schema import PretrainStage
+from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
-from fusionkit.store import Store, address_of, resource_error, write_atomic
+from fusionkit.store import Store, resource_error, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device, describe_machine
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
@@ -35,7 +36,6 @@ from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained
 
 SubjectRule = Literal["unanimous", "any_positive"]
-FUSED = "fused"
 FloatArray = NDArray[np.float64]
 
 
@@ -75,17 +75,6 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One learned model: of which variant, fold and initialisation, and where its parts come from."""
-
-    model: str
-    repeat: int
-    fold: int
-    member: int
-    origins: Mapping[str, Origin]
-
-
-@dataclass(frozen=True)
 class RunResult:
     """What a run leaves."""
 
@@ -107,14 +96,18 @@ def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
     folds = make_folds(recipe.split, manifest, names, recipe.seed)
     store, shared = Store(places.store), Shared()
 
-    def experiment(variant: LoadedRecipe) -> Experiment:
+    def experiment(name: str, variant: LoadedRecipe) -> Experiment:
+        def tell_of(event: str, data: Mapping[str, Any]) -> None:
+            tell(event, {"model": name, **data})
+
         factory = PartFactory(variant, task.output_dim, places.data)
-        return Experiment(factory, manifest, task, store, device, tell, shared)
+        return Experiment(factory, manifest, task, store, device, tell_of, shared)
 
     modalities = list(recipe.modalities)
-    variants = {FUSED if len(modalities) > 1 else modalities[0]: experiment(loaded)}
+    main = FUSED if len(modalities) > 1 else modalities[0]
+    variants = {main: experiment(main, loaded)}
     if len(modalities) > 1 and recipe.evaluation.modalities_alone:
-        variants |= {name: experiment(loaded.alone(name)) for name in modalities}
+        variants |= {name: experiment(name, loaded.alone(name)) for name in modalities}
     return Prepared(variants, folds, outcomes)
 
 
@@ -193,14 +186,20 @@ def _compute(prepared: Prepared, tell: Tell) -> tuple[dict[str, list[FoldPredict
             plans = [plan_steps(experiment, fold, member) for member in range(seeds)]
             for member, plan in enumerate(plans):
                 computed += run_steps(experiment, plan)
-                members.append(Member(name, fold.repeat, fold.fold, member, plan.origins))
+                patterns = patterns_of(experiment, plan)
+                members.append(Member(name, fold.repeat, fold.fold, member, plan.origins, patterns))
             found = predict_fold(experiment, fold, [plan.origins for plan in plans])
             predictions.setdefault(name, []).append(found)
-        for stage in prepared.main.factory.loaded.recipe.stages:
-            if isinstance(stage, PretrainStage):
-                name = f"{stage.pretrain.split('.')[0]}_pretrained"
-                predictions.setdefault(name, []).append(_predict_pretrained(prepared.main, fold, stage))
+        for modality, stage in _last_pretraining(prepared.main.factory.loaded.recipe).items():
+            found = _predict_pretrained(prepared.main, fold, stage)
+            predictions.setdefault(modality + PRETRAINED, []).append(found)
     return predictions, members, computed
+
+
+def _last_pretraining(recipe: Recipe) -> dict[str, PretrainStage]:
+    """Returns the stage that leaves each pretrained encoder, by modality."""
+    stages = [stage for stage in recipe.stages if isinstance(stage, PretrainStage)]
+    return {stage.pretrain.split(".")[0]: stage for stage in stages}
 
 
 def predict_fold(
@@ -294,7 +293,7 @@ def _write_start(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None
     write_atomic(folder / "resolved.yaml", dump_yaml(loaded.resolved).encode())
     versions = {plugin.name: plugin.version for plugin in registry.plugins.values()}
     environment = {"fusionkit": __version__, "plugins": versions, **describe_machine()}
-    write_atomic(folder / "environment.json", _json(environment))
+    write_atomic(folder / "environment.json", json_bytes(environment))
 
 
 def _write_end(
@@ -304,7 +303,7 @@ def _write_end(
     report: Mapping[str, Any],
     members: Sequence[Member],
 ) -> None:
-    write_model(folder / "model", prepared, members)
+    write_model(folder / "model", prepared.main, members)
     main = prepared.main
     write_predictions_csv(
         folder / "predictions.csv",
@@ -314,54 +313,7 @@ def _write_end(
         main.factory.loaded.recipe.evaluation,
         is_simulated=main.manifest.is_simulated,
     )
-    write_atomic(folder / "report.json", _json(report))
-
-
-def write_model(folder: Path, prepared: Prepared, members: Sequence[Member]) -> None:
-    """Writes what `predict` needs: an index of the members, and a link to (or a copy of) every artefact."""
-    store = prepared.main.store
-    digests: dict[str, str] = {}
-    for member in members:
-        for origin in member.origins.values():
-            if origin.is_learned and origin.address not in digests:
-                digests[origin.address] = _link(store, origin.address, folder)
-    trained_without = sorted(
-        name
-        for name in prepared.main.modalities
-        if any(prepared.main.reader(name).key(row) is None for fold in prepared.folds for row in fold.train)
-    )
-    index = {
-        "format": 1,
-        "classes": list(prepared.main.manifest.classes),
-        "simulated": prepared.main.manifest.is_simulated,
-        "device": prepared.main.device.identity(),
-        "trained_without": trained_without,
-        "columns": declared_columns(prepared.main.factory.loaded),
-        "sha256": digests,
-        "members": [
-            {**vars(member), "origins": {path: vars(origin) for path, origin in member.origins.items()}}
-            for member in members
-        ],
-    }
-    write_atomic(folder / "index.json", _json({**index, "digest": address_of(index)}))
-
-
-def declared_columns(loaded: LoadedRecipe) -> dict[str, Any]:
-    """Returns what the columns that the modalities read may hold, less the words for people."""
-    names = dict.fromkeys(name for columns in loaded.columns.values() for name in columns)
-    schema = loaded.source.schema
-    return {name: schema[name].model_dump(mode="json", exclude={"unit", "description"}) for name in names}
-
-
-def _link(store: Store, address: str, folder: Path) -> str:
-    source = store.artefact_path(address)
-    target = folder / source.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        write_atomic(target, source.read_bytes())
-    return store.digest(address)
+    write_atomic(folder / "report.json", json_bytes(report))
 
 
 def write_split(path: Path, prepared: Prepared) -> None:
@@ -378,10 +330,6 @@ def write_split(path: Path, prepared: Prepared) -> None:
 
 def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
-
-
-def _json(node: Any) -> bytes:
-    return (json.dumps(node, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _point_latest(folder: Path) -> None:

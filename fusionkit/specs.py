@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,13 +12,18 @@ if TYPE_CHECKING:
     from fusionkit.interfaces import Encoder, Head, Raiser, Source
 
 ColumnKind = Literal["file", "text", "numeric", "ordinal", "category", "binary", "multi"]
+TABULAR_KINDS: tuple[ColumnKind, ...] = ("numeric", "ordinal", "category", "binary", "multi")
+"""The kinds of column that become numbers."""
 Learns = Literal["nothing", "closed_form", "self_supervised", "gradient"]
+HeadLearns = Literal["nothing", "gradient"]
 
 
 class ComponentConfig(BaseModel):
     """Base of every component's options: unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    not_files: ClassVar[tuple[str, ...]] = ()
+    """Words that a DataFile option may hold instead of a path."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class HeadSpec(Spec):
     """A card for a head: `build(config, input_dims, output_dim)`, `input_dims` by modality."""
 
     build: Callable[[Any, Mapping[str, int], int], Head]
-    learns: Learns = "gradient"
+    learns: HeadLearns = "gradient"
 
 
 COMPONENT_KINDS: Mapping[str, type[Spec]] = {

@@ -11,6 +11,7 @@ from toy_images import (
     COUNTS,
     FOLD,
     FOLD_WITH_VALIDATION,
+    RECIPE,
     addresses,
     make_experiment,
     make_manifest,
@@ -143,6 +144,50 @@ def test_validation_rows_count_only_where_they_are_used(base):
     assert addresses(plain, FOLD_WITH_VALIDATION) == addresses(
         plain, replace(FOLD_WITH_VALIDATION, validation=())
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"), [("fuse", {"train head"}), ("learn_image", IMAGE | {"train head"})]
+)
+def test_evaluation_views_count_where_early_stopping_looks_at_them(base, stage, expected):
+    folder, _ = base
+    overrides = ["split.validation=0.2", f"stages.{stage}.early_stopping=1"]
+    views = "modalities.image.encoder.input.eval_views={patches: {6: 2}}"
+    one, other = (
+        addresses(make_experiment(folder, *each), FOLD_WITH_VALIDATION)
+        for each in (overrides, [*overrides, views])
+    )
+    assert changed(one, other) == expected
+
+
+def test_the_order_of_modalities_changes_the_head_and_nothing_else(base):
+    """A head may join its modalities in the recipe's order: its columns would be permuted."""
+    folder, before = base
+    parts = RECIPE.split("  record:\n")
+    image = "  image:\n" + parts[0].split("  image:\n")[1]
+    record, rest = parts[1].split("head:", 1)
+    swapped = parts[0].replace(image, "") + "  record:\n" + record + image + "head:" + rest
+    experiment = make_experiment(folder, text=swapped)
+    assert experiment.modalities == ["record", "image"]
+    assert changed(before, addresses(experiment)) == {"train head"}
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("fusionkit.data.images.VERSION", IMAGE | {"train head"}),
+        ("fusionkit.data.tables.VERSION", RECORD | {"train head"}),
+        (
+            "fusionkit.training.experiment.SCALE_VERSION",
+            {"fit image.scale", "fit record.scale", "train head"},
+        ),
+        ("fusionkit.training.stages.LOOP_VERSION", ALL),
+    ],
+)
+def test_other_code_of_the_core_changes_the_addresses_of_what_ran_it(base, monkeypatch, version, expected):
+    folder, before = base
+    monkeypatch.setattr(version, 1000)
+    assert changed(before, addresses(make_experiment(folder))) == expected
 
 
 def test_nothing_is_fitted_on_test_rows(tmp_path):

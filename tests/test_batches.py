@@ -293,6 +293,36 @@ def test_a_problem_names_the_sample(manifest):
         assert str(error.value).startswith(message)
 
 
+class TwoViews(TabularInput):
+    """Records with a view for training that evaluation lacks: the cell's negative."""
+
+    def views(self, *, training):
+        return ("record", "negative") if training else ("record",)
+
+    def load(self, cells, cuts):
+        (item,) = super().load(cells, cuts[:1])
+        return [item if cut.view == "record" else -item for cut in cuts]
+
+
+class OtherView(TwoViews):
+    """Records that training sees in another view than evaluation."""
+
+    def views(self, *, training):
+        return ("negative",) if training else ("record",)
+
+
+@pytest.mark.parametrize("kind", [TwoViews, OtherView])
+def test_a_record_with_views_is_read_in_the_view_of_its_unit(manifest, kind):
+    columns = {"number": manifest.schema["number"]}
+    reader = ModalityReader("record", manifest, kind(columns), 0)
+    plain = ModalityReader("record", manifest, TabularInput(columns), 0)
+    n_views = reader.n_views(training=True)
+    record = plain.read(make_units([10], 1), training=False)
+    seen = reader.read(make_units([10], n_views), training=True)
+    assert torch.equal(seen, torch.cat([record, -record])[-n_views:])
+    assert torch.equal(reader.read(make_units([10], 1), training=False), record)
+
+
 # reading ahead
 
 

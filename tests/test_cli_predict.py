@@ -9,8 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import toy_images
 from command_line import HOLDOUT, call, call_process, write_recipe
+
+from fusionkit.store import address_of
 
 HEADER = "sample,probability_no,probability_yes,predicted,model,missing,simulated"
 PICTURES = "--images .fusionkit/store/sources/toy_pictures".split()
@@ -164,3 +167,27 @@ def test_a_place_that_cannot_be_written_is_an_error_of_the_machine(predict, home
     code, out, err = predict("rows.csv", *PICTURES, "-q", "-o", home / "rows.csv" / "answers.csv")
     assert (code, out) == (8, "")
     assert err.startswith(f"error: {home / 'rows.csv' / 'answers.csv'}: cannot be written (")
+
+
+def test_other_versions_than_the_runs_are_one_line_of_stderr_and_no_error(predict, home, tmp_path):
+    run = Path(shutil.copytree(home / "runs" / "pictures" / "latest", tmp_path / "run"))
+    path = run / "model" / "index.json"
+    index = json.loads(path.read_text())
+    del index["digest"]
+    index["device"]["torch"] = "1.0"
+    path.write_text(json.dumps({**index, "digest": address_of(index)}))
+    code, out, err = predict("rows.csv", *PICTURES, "-q", run=run)
+    assert code == 0
+    assert out == predict("rows.csv", *PICTURES, "-q")[1]
+    assert err == (
+        f"warning: not as in the run, so probabilities may differ: torch 1.0, now {torch.__version__}.\n"
+    )
+
+
+def test_ctrl_c_ends_with_a_sentence(predict, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fusionkit.predict.predict", interrupt)
+    last = "interrupted: what was computed is kept; give the same command again.\n"
+    assert predict("rows.csv", *PICTURES, "-q") == (130, "", last)

@@ -197,6 +197,16 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_ends_at_the_same_numbe
         assert texts[0] == texts[1]
 
 
+def test_ctrl_c_ends_a_dry_run_with_the_same_sentence(tmp_path, capsys, monkeypatch):
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fusionkit.dry_run.plan_work", interrupt)
+    last = "interrupted: what was computed is kept; give the same command again.\n"
+    assert call(capsys, "run", write_recipe(tmp_path), "--dry-run") == (130, "", last)
+
+
 def test_without_folds_no_line_numbers_them(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.yaml").write_text(toys.RECIPE)

@@ -141,7 +141,7 @@ def test_show_describes_every_option(call):
         "Source:  ours",
     ]
     assert out.splitlines()[5:] == [
-        "It learns from outcomes: name it in a pretrain (encoders) or train stage.",
+        "It learns from outcomes: name it in a stage, unless it comes with weights.",
         "It reads columns of kind numeric or category.",
         "",
         "Options",

@@ -9,8 +9,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
@@ -449,3 +451,10 @@ def test_identity_holds_what_changes_pixels_and_nothing_else():
         assert image_input(**change).identity() != plain
     for change in ({"views": PATCHES}, {"eval_views": PATCHES}, {"draws": 3}, {"max_pixels": 10**9}):
         assert image_input(**change).identity() == plain
+
+
+def test_identity_names_the_libraries_that_make_the_pixels():
+    plain, augmented = image_input().identity(), image_input(augment=AugmentOptions()).identity()
+    assert (plain["version"], plain["pillow"]) == (1, PIL.__version__)
+    assert "torchvision" not in plain, "only augmentation calls it"
+    assert augmented["torchvision"] == torchvision.__version__

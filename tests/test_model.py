@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,16 +12,17 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from fusionkit.data.batches import make_units
 from fusionkit.errors import PluginError
 from fusionkit.model import (
     FusionModel,
     ModalityBatch,
     PartFactory,
     Scale,
-    resolve_files,
     seed_of,
     state_digest,
 )
+from fusionkit.recipe.components import data_files, resolve_files
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
 from fusionkit.specs import ComponentConfig, DataFile
@@ -39,13 +41,21 @@ def test_a_fitted_scale_equals_sklearns(seed, n_rows, offset, spread):
     varies = values.astype(np.float64).std(0) > 1e-6
     expected = StandardScaler().fit_transform(values.astype(np.float64))
     np.testing.assert_allclose(scaled[:, varies], expected[:, varies], atol=2e-3)
-    assert (scaled[:, ~varies] == 0).all()
+    assert np.abs(scaled[:, ~varies]).max() < 1e-4
+    assert (scaled[:, 2] == 0).all()
     assert not varies[2]
 
 
-def test_a_feature_that_never_varied_in_training_is_zero_everywhere():
-    scale = Scale(2).fit(torch.tensor([[5.0, 1.0], [5.0, 3.0]]))
-    assert scale(torch.tensor([[9.0, 5.0], [-1e30, 2.0]])).tolist() == [[0.0, 3.0], [0.0, 0.0]]
+def test_a_feature_that_never_varied_in_training_is_shifted_and_not_divided():
+    """As scikit-learn does; what comes before may learn later, so its gradient must not be lost."""
+    values = torch.tensor([[5.0, 1.0], [5.0, 3.0]])
+    scale = Scale(2).fit(values)
+    later = torch.tensor([[9.0, 5.0], [5.0, 2.0]], requires_grad=True)
+    scaled = scale(later)
+    assert scaled.tolist() == StandardScaler().fit(values.numpy()).transform(later.detach().numpy()).tolist()
+    assert scaled.tolist() == [[4.0, 3.0], [0.0, 0.0]]
+    scaled.sum().backward()
+    assert later.grad.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
 def test_a_scale_has_buffers_only_and_starts_as_the_identity():
@@ -131,7 +141,7 @@ def test_no_value_of_an_absent_modality_reaches_any_output(tmp_path, value):
     origins = {path: experiment.initial(path, 0) for path in experiment.factory.paths()}
     manifest = toy_images.make_manifest(tmp_path / "pictures", blanks=True)
     blank = toy_images.make_experiment(tmp_path, manifest=manifest)
-    units = experiment.units(range(8), [], training=False)
+    units = make_units(range(8), 1)
     feed = Feed(blank, origins)
     feed.ensure(units, training=False)
     batch = feed.batch(units, training=False)
@@ -156,7 +166,7 @@ def test_gradients_do_not_flow_into_frozen_parts(tmp_path):
     feed = Feed(experiment, origins, ("head",))
     head = experiment.fresh("head", origins["head"]).requires_grad_(True)
     model = feed.model({"head": head})
-    units = experiment.units(range(8), feed.stored, training=True)
+    units = make_units(range(8), 1)
     feed.ensure(units, training=True)
     model(feed.batch(units, training=True)).sum().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
@@ -211,6 +221,7 @@ def test_a_digest_does_not_follow_the_order_in_memory():
 class FileConfig(ComponentConfig):
     """Options."""
 
+    not_files: ClassVar[tuple[str, ...]] = ("none", "imagenet")
     weights: DataFile = "none"
     """A file."""
     title: str = "a/b"
@@ -224,12 +235,18 @@ class FileConfig(ComponentConfig):
         ("imagenet", "imagenet"),
         ("weights/x.safetensors", "/data/weights/x.safetensors"),
         ("x.safetensors", "/data/x.safetensors"),
+        ("folder", "/data/folder"),
+        ("", ""),
         ("/else/x.safetensors", "/else/x.safetensors"),
     ],
 )
 def test_files_resolve_under_the_data_root_and_words_stay(given, expected):
     config = resolve_files(FileConfig(weights=given), Path("/data"))
     assert config == FileConfig(weights=expected)
+    is_file = expected not in ("", *FileConfig.not_files)
+    assert data_files(FileConfig(weights=given), Path("/data")) == (
+        {"weights": Path(expected)} if is_file else {}
+    )
 
 
 # building

@@ -16,7 +16,8 @@ import toys
 
 from fusionkit import ColumnSpec, RaiserSpec, hookimpl
 from fusionkit.errors import DataError, IntegrityError, RecipeError
-from fusionkit.predict import Answers, open_run, predict, read_rows
+from fusionkit.learned import open_run
+from fusionkit.predict import Answers, predict, read_rows
 from fusionkit.run import Places, RunResult, run
 from fusionkit.store import address_of
 
@@ -223,7 +224,7 @@ def test_folds_and_initialisations_are_averaged(tmp_path):
     # nobody else can answer here
     rows[0]["picture"] = None
     (first, *_) = answer_rows(result, tmp_path, rows).rows
-    assert (first.model, first.missing) == ("fused", "image")
+    assert (first.model, first.missing) == ("fused", "image (fused never learned without image)")
 
 
 def test_a_recipe_of_one_modality_answers_under_its_name(tmp_path):
@@ -232,6 +233,63 @@ def test_a_recipe_of_one_modality_answers_under_its_name(tmp_path):
     rows[1]["picture"] = None
     answers = answer_rows(result, tmp_path, rows)
     assert [(row.model, row.missing) for row in answers.rows] == [("image", ""), ("none", "image")]
+
+
+THREE = (
+    toy_images.RECIPE.replace("columns: [number, word]", "columns: [number]")
+    .replace("head: {use", "  text: {columns: [word], encoder: {use: toy_mean}}\nhead: {use")
+    .replace("train: [head]", "train: [head, text.encoder]")
+)
+
+
+def test_of_three_modalities_fused_answers_the_sets_that_it_learned_from(tmp_path, monkeypatch):
+    """Training rows lack number or word, never both, and no picture."""
+    real = toy_images.make_manifest
+
+    def thin(*args: Any, **named: Any) -> Any:
+        manifest = real(*args, **named)
+        for row in range(36):
+            if row % 4 in (1, 2):
+                manifest = toy_images.with_cell(manifest, ("number", "word")[row % 4 - 1], row, None)
+        return manifest
+
+    monkeypatch.setattr(toy_images, "make_manifest", thin)
+    result = run_toy(tmp_path, text=THREE)
+    monkeypatch.undo()
+    kept = ["picture number word", "picture number", "picture word", "picture", "word", "number word"]
+    rows = [
+        {name: text if name in ("id", *columns.split()) else None for name, text in row.items()}
+        for row, columns in zip(cells(), kept, strict=False)
+    ]
+    answers = answer_rows(result, tmp_path, rows)
+    assert [(row.model, row.missing) for row in answers.rows] == [
+        ("fused", ""),
+        ("fused", "text"),
+        ("fused", "record"),
+        ("image", "record; text"),
+        ("text", "image; record"),
+        ("fused", "image (fused never learned without image)"),
+    ]
+
+
+def test_other_versions_than_the_runs_are_said(tmp_path, monkeypatch):
+    result = run_toy(tmp_path, "evaluation.modalities_alone=false")
+    assert answer_rows(result, tmp_path, cells()[:1]).changes == ()
+    registry = toy_images.make_registry()
+    assert registry.plugins["toys"].version == "0"
+    path = result.folder / "model" / "index.json"
+    index = json.loads(path.read_text())
+    del index["digest"]
+    index["plugins"]["toys"] = "9.9"
+    index["device"] |= {"torch": "1.0", "precision": "bf16"}
+    path.write_text(json.dumps({**index, "digest": address_of(index)}))
+    import torch
+
+    assert answer_rows(result, tmp_path, cells()[:1]).changes == (
+        "precision bf16, now fp32",
+        f"torch 1.0, now {torch.__version__}",
+        "toys 9.9, now 0",
+    )
 
 
 def test_each_model_calls_classes_by_its_own_threshold(tmp_path):
@@ -361,7 +419,7 @@ def test_every_artefact_that_is_not_what_the_run_wrote_is_named(copied):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"format": 1', '"format": 2'),
+        ('"format": 2', '"format": 1'),
         ('"yes"', '"yet"'),
         ('"seed": 0', '"seed": 1'),
         ('"is_learned": true', '"is_learned": false'),
@@ -398,6 +456,17 @@ def test_a_folder_that_is_not_whole_is_one_sentence(name, content, copied):
     (problem,) = open_broken(copied)
     assert problem.startswith(f"{copied}: the run folder is broken (")
     assert problem.endswith("). Run the recipe again.")
+
+
+def test_an_index_of_another_format_is_refused(copied):
+    path = copied / "model" / "index.json"
+    index = json.loads(path.read_text())
+    del index["digest"]
+    index["format"] = 1
+    path.write_text(json.dumps({**index, "digest": address_of(index)}))
+    assert open_broken(copied) == (
+        f"{copied}: the run folder is broken (model/index.json has format 1, not 2). Run the recipe again.",
+    )
 
 
 def registry_with(name: str, *cards: Any) -> Any:

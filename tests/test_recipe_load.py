@@ -15,6 +15,7 @@ from fusionkit import (
     ComponentConfig,
     DataError,
     DataFile,
+    EncoderSpec,
     HeadSpec,
     PluginError,
     RecipeError,
@@ -336,4 +337,69 @@ def test_a_component_of_another_kind_is_named():
     assert problems(toys.RECIPE, registry, ["modalities.words.raiser.use=toy_linear"]) == [
         "override 'modalities.words.raiser.use=toy_linear': modalities.words.raiser.use: there is no raiser of that "
         "name ('toy_linear'). It is a head. Did you mean 'toy_repeat'? Known: toy_denoise, toy_repeat."
+    ]
+
+
+def with_extra(*cards):
+    registry = Registry()
+    registry.add("toys", toys)
+    registry.add("extra", plugin_of(*cards))
+    return registry
+
+
+RULE = HeadSpec(name="rule", summary="", source="", build=lambda *_: None, learns="nothing")
+HEADLESS = toys.RECIPE.replace("train: [head, numbers.encoder]", "train: [numbers.encoder]")
+RAW = ["modalities.numbers.standardize=false", "modalities.words.standardize=false"]
+
+
+def test_a_head_that_learns_nothing_is_named_where_its_features_are_standardised():
+    registry = with_extra(RULE)
+    load_text(toys.RECIPE, registry, overrides=["head.use=rule"])
+    sentence = (
+        "r.yaml:11: head: rule needs standardised features, and no stage names it. "
+        "Add a stage with `train: [head]`, or set standardize: false in every modality."
+    )
+    text = HEADLESS.replace("use: toy_linear", "use: rule")
+    assert problems(text, registry) == [sentence]
+    assert problems(text, registry, RAW[:1]) == [sentence]
+    load_text(text, registry, overrides=RAW)
+
+
+def test_no_stage_uses_such_a_head_before_its_features_are_standardised():
+    registry = with_extra(RULE)
+    text = HEADLESS.replace("use: toy_linear", "use: rule").replace(
+        "split:", "  - name: scale\n    train: [head]\nsplit:"
+    )
+    assert problems(text, registry) == [
+        "r.yaml:19: stages.fuse: uses head, which gets standardised features only later, in 'scale'. "
+        "Move 'scale' up."
+    ]
+    load_text(text, registry, overrides=RAW)
+
+
+def test_no_fit_stage_names_a_head():
+    text = toys.RECIPE.replace("use: toy_linear", "use: rule").replace(
+        "[words.raiser]", "[words.raiser, head]"
+    )
+    assert problems(text, with_extra(RULE)) == [
+        "r.yaml:17: stages.raise_words.fit[1]: rule is a head, which no fit stage reaches. Name it in a train stage."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("learns", "cure"),
+    [
+        ("nothing", "Remove the stage."),
+        ("closed_form", "Name it in a fit stage."),
+        ("self_supervised", "Name it in a fit stage."),
+    ],
+)
+def test_only_an_encoder_that_learns_by_gradient_is_pretrained(learns, cure):
+    fixed = EncoderSpec(
+        name="fixed", summary="", source="", config=toys.ToyMeanConfig, build=toys.build_toy_mean,
+        reads=("numeric", "category"), learns=learns,
+    )  # fmt: skip
+    text = toys.RECIPE.replace("use: toy_mean, width: 3", "use: fixed, width: 3")
+    assert problems(text, with_extra(fixed)) == [
+        f"r.yaml:14: stages.learn_words.pretrain: fixed does not learn by gradient from outcomes. {cure}"
     ]

@@ -113,3 +113,15 @@ def test_the_schema_accepts_every_recipe_that_comes_along(path):
     if "base" in node:
         pytest.skip("a sweep, which has its own schema")
     jsonschema.Draft7Validator(schema).validate(node)
+
+
+@pytest.mark.parametrize("name", ["head", "fused", "none", "words_pretrained"])
+def test_a_modality_has_no_name_that_means_something_else(name, toy_registry):
+    text = toys.RECIPE.replace("  numbers:", f"  {name}:").replace("numbers.encoder", f"{name}.encoder")
+    with pytest.raises(RecipeError) as error:
+        load_text(text, toy_registry)
+    (problem,) = error.value.problems
+    assert (
+        f"a modality cannot be called {name}: head, fused, none and what ends in _pretrained "
+        "mean something else"
+    ) in problem

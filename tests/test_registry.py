@@ -86,6 +86,26 @@ def test_a_broken_plugin_is_noted_and_the_others_load(name, tmp_path, monkeypatc
     assert found.broken_note() == f" Broken plugins may offer it: {name}. `fusionkit list` says why."
 
 
+@pytest.mark.parametrize(
+    ("card", "learns", "sentence"),
+    [
+        (HeadSpec, "closed_form", "head odd cannot learn that way (learns: closed_form). "
+         "Known: nothing, gradient."),
+        (HeadSpec, "self_supervised", "head odd cannot learn that way (learns: self_supervised). "
+         "Known: nothing, gradient."),
+        (RaiserSpec, "magic", "raiser odd cannot learn that way (learns: magic). "
+         "Known: nothing, closed_form, self_supervised, gradient."),
+    ],
+)  # fmt: skip
+def test_a_card_learns_in_a_way_that_there_is(card, learns, sentence):
+    found = Registry()
+    odd = card(name="odd", summary="", source="", build=lambda *_: None, learns=learns)
+    with pytest.raises(PluginError) as caught:
+        found.add("one", plugin("one", [odd]))
+    assert caught.value.problems == (f"plugin one: {sentence}",)
+    assert (found.names("head"), found.names("raiser"), dict(found.plugins)) == ([], [], {})
+
+
 def test_a_plugin_need_not_be_installed(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [])
     found = Registry.discover([str(toys.TOY_PATH), "not_there", "not_there.py"])

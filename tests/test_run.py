@@ -15,6 +15,9 @@ from fusionkit.errors import DataError, ResourceError
 from fusionkit.evaluation.metrics import choose_threshold
 from fusionkit.run import Places, RunResult, plan_all, prepare, run
 from fusionkit.store import Store
+from fusionkit.training.experiment import Origin
+from fusionkit.training.stages import plan_steps
+from fusionkit.training.supervised import link, predict_pretrained
 
 
 def quiet(name: str, data: Any) -> None:
@@ -37,6 +40,11 @@ def read(path: Path) -> Any:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def trained_on(index: Any, model: str) -> set[tuple[str, ...]]:
+    members = [member for member in index["members"] if member["model"] == model]
+    return {tuple(pattern) for member in members for pattern in member["trained_on"]}
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +170,10 @@ def test_the_model_folder_names_every_member_and_holds_every_artefact(first):
     for address, digest in index["sha256"].items():
         assert store.has(address)
         assert store.digest(address) == digest
-    assert index["trained_without"] == []
+    assert trained_on(index, "fused") == {("image", "record")}
+    assert trained_on(index, "image") == {("image",)}
+    assert index["plugins"] == {"toy_images": "0", "toys": "0"}
+    assert (index["device"]["device"], index["device"]["precision"]) == ("cpu", "fp32")
     assert index["classes"] == ["no", "yes"]
 
 
@@ -246,7 +257,22 @@ def test_a_modality_alone_is_scored_on_the_subjects_that_have_it(tmp_path):
     compared = {entry["b"]: entry["n_subjects"] for entry in result.report["differences"]}
     assert (compared["image"], compared["record"]) == (11, 11)
     index = read(result.folder / "model" / "index.json")
-    assert index["trained_without"] == ["image", "record"]
+    assert trained_on(index, "fused") == {("image",), ("image", "record"), ("record",)}
+
+
+def test_a_row_with_nothing_teaches_nothing_about_absence(tmp_path, monkeypatch):
+    real = toy_images.make_manifest
+
+    def spoil(*args: Any, **named: Any) -> Any:
+        manifest = real(*args, **named)
+        for row in (0, 30):
+            for column in toy_images.SCHEMA:
+                manifest = toy_images.with_cell(manifest, column, row, None)
+        return manifest
+
+    monkeypatch.setattr(toy_images, "make_manifest", spoil)
+    result = run_toy(tmp_path, "evaluation.modalities_alone=false", "stages.fuse.batch_size=6")
+    assert trained_on(read(result.folder / "model" / "index.json"), "fused") == {("image", "record")}
 
 
 def test_two_rows_with_the_same_picture_and_no_record_are_predicted_alike(tmp_path, monkeypatch):
@@ -273,6 +299,28 @@ def test_two_rows_with_the_same_picture_and_no_record_are_predicted_alike(tmp_pa
 def test_modalities_alone_can_be_left_out(tmp_path):
     result = run_toy(tmp_path, "evaluation.modalities_alone=false")
     assert set(result.report["models"]) == {"fused", "image_pretrained", "record_pretrained"}
+
+
+def test_of_two_pretrain_stages_of_an_encoder_the_report_has_what_the_last_one_leaves(tmp_path):
+    more = "  - {name: more, pretrain: image.encoder, epochs: 3, batch_size: 8}\n"
+    both = toy_images.RECIPE.replace("  - name: fuse\n", more + "  - name: fuse\n")
+    loaded = toy_images.load("evaluation.modalities_alone=false", text=both)
+    result = run(loaded, toy_images.make_registry(), places(tmp_path), quiet)
+    assert set(result.report["models"]) == {"fused", "image_pretrained", "record_pretrained"}
+    rows = rows_of(result.folder / "predictions.csv")
+    found = [row for row in rows if (row["model"], row["level"]) == ("image_pretrained", "sample")]
+    assert len(found) == 36
+    prepared = prepare(loaded, places(tmp_path), quiet)
+    experiment = prepared.main
+    for fold in prepared.folds:
+        step = next(step for step in plan_steps(experiment, fold, 0).steps if step.stage.name == "more")
+        origin = Origin(step.address, 0, is_learned=True)
+        logits = predict_pretrained(experiment, step.stage, origin, fold.test)
+        expected = link(experiment, logits, "mean_logit")[:, 1]
+        of_fold = {row["sample"]: row for row in found if row["fold"] == str(fold.fold)}
+        samples = [experiment.manifest.samples[row] for row in fold.test]
+        values = [float(of_fold[name]["probability_yes"]) for name in samples]
+        assert values == pytest.approx(list(expected), abs=1e-7)
 
 
 def test_a_recipe_of_one_modality_is_called_by_its_name(tmp_path):

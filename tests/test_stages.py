@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 import toy_images
+import toys
 from toy_images import (
     COUNTS,
     FOLD,
@@ -17,7 +18,9 @@ from toy_images import (
     name_of,
 )
 
-from fusionkit.errors import DataError, IntegrityError, TrainingError
+from fusionkit import RaiserSpec, hookimpl
+from fusionkit.data.batches import make_units
+from fusionkit.errors import DataError, IntegrityError, PluginError, TrainingError
 from fusionkit.model import Scale, state_digest
 from fusionkit.training import train
 from fusionkit.training.experiment import Origin
@@ -105,6 +108,64 @@ def test_a_modality_that_no_training_row_has_is_one_sentence(base):
     )
 
 
+def test_a_head_with_nothing_to_learn_gets_scaled_features(tmp_path):
+    experiment = make_experiment(tmp_path, "head.use=toy_sum")
+    plan = plan_steps(experiment, FOLD, 0)
+    assert [name_of(step) for step in plan.steps][-2:] == ["fit image.scale", "fit record.scale"]
+    run_steps(experiment, plan)
+    scale = experiment.module("image.scale", plan.origins["image.scale"])
+    assert not torch.equal(scale.std, torch.ones(4))
+    assert predict_logits(experiment, plan.origins, FOLD.test).shape == (12, 1, 2)
+
+
+def test_a_part_with_nothing_to_learn_is_told_once_per_run(tmp_path):
+    told = []
+
+    def tell(name, data):
+        told.append((name, dict(data)))
+
+    experiment = make_experiment(tmp_path, "modalities.record.raiser.use=toy_repeat", tell=tell)
+    for each in (experiment, experiment, toy_images.variant(experiment, "record")):
+        plan_steps(each, FOLD, 0)
+    assert told == [("part_skipped", {"stage": "raise_record", "part": "record.raiser"})]
+    told.clear()
+    plan_steps(make_experiment(tmp_path, "head.use=toy_sum", tell=tell), FOLD, 0)
+    assert told == [], "the head is named for its scales"
+    raw = [f"modalities.{name}.standardize=false" for name in ("image", "record")]
+    plan_steps(make_experiment(tmp_path, "head.use=toy_sum", *raw, tell=tell), FOLD, 0)
+    assert told == [("part_skipped", {"stage": "fuse", "part": "head"})]
+
+
+@pytest.mark.parametrize(
+    ("how", "build", "method"),
+    [
+        ("closed_form", toys.build_toy_denoise, "fit"),
+        ("self_supervised", toy_images.ToyCenter, "loss"),
+    ],
+)
+def test_a_card_that_says_other_than_its_part_can_do_is_the_plugins_mistake(
+    tmp_path, monkeypatch, how, build, method
+):
+    class Liar:
+        __file__ = __file__
+
+        @staticmethod
+        @hookimpl
+        def fusionkit_components():
+            config = toys.ToyDenoiseConfig
+            return [RaiserSpec(name="liar", summary="", source="", config=config, build=build, learns=how)]
+
+    registry = toy_images.make_registry()
+    registry.add("liar", Liar)
+    monkeypatch.setattr(toy_images, "make_registry", lambda: registry)
+    experiment = make_experiment(tmp_path, "modalities.record.raiser={use: liar}")
+    with pytest.raises(PluginError) as error:
+        run_steps(experiment, plan_steps(experiment, FOLD, 0))
+    assert str(error.value) == (
+        f"record.raiser: liar has no method `{method}` (learns: {how}). Mend the card or the component."
+    )
+
+
 # frozen stays frozen
 
 
@@ -151,7 +212,7 @@ def test_the_scale_is_fitted_on_what_the_head_sees_in_training(tmp_path):
     scale = experiment.fresh("image.scale", plan.origins["image.scale"])
     encoder = experiment.fresh("image.encoder", plan.origins["image.encoder"])
     reader = experiment.reader("image")
-    units = experiment.units(FOLD.train, [], training=True)
+    units = make_units(FOLD.train, 3)
     assert len(units) == 72
     with torch.inference_mode():
         expected = Scale(4).fit(encoder(reader.read(units, training=True)))

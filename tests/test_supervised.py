@@ -10,6 +10,7 @@ from toy_images import (
     COUNTS,
     FOLD,
     FOLD_WITH_VALIDATION,
+    ToyConv,
     addresses,
     make_experiment,
     make_manifest,
@@ -17,7 +18,8 @@ from toy_images import (
 )
 
 from fusionkit import ImageInput
-from fusionkit.recipe.schema import TrainStage
+from fusionkit.recipe.schema import SupervisedOptions, TrainStage
+from fusionkit.training import supervised
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained, row_weights
 
@@ -120,6 +122,46 @@ def test_a_picture_of_many_views_is_decoded_once_per_epoch_and_once_for_its_feat
     decoded.clear()
     run_steps(experiment, Plan(steps[3:], {}))
     assert decoded == {f"{row:02}.png": 1 for row in range(24)}
+
+
+def test_a_validation_batch_of_pictures_is_no_larger_than_a_usual_training_batch(tmp_path, monkeypatch):
+    assert supervised.RAW_EVAL_BATCH == SupervisedOptions().batch_size == 32
+    monkeypatch.setattr(supervised, "RAW_EVAL_BATCH", 4)
+    sizes: dict[bool, list[int]] = {True: [], False: []}
+    real = ToyConv.forward
+
+    def forward(self, images):
+        sizes[self.training].append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(ToyConv, "forward", forward)
+    experiment = make_experiment(
+        tmp_path, "split.validation=0.2", "stages.learn_image.early_stopping=2", "stages.learn_image.epochs=1"
+    )
+    steps = plan_steps(experiment, FOLD_WITH_VALIDATION, 0).steps
+    run_steps(experiment, Plan(steps[2:3], {}))
+    assert sizes == {True: [8, 8, 2], False: [4, 2]}
+
+
+def test_a_temporary_classifier_starts_anew_in_every_initialisation(tmp_path, monkeypatch):
+    started: list[torch.Tensor] = []
+    real = supervised.build_classifier
+
+    def build(*arguments):
+        classifier = real(*arguments)
+        started.append(classifier.layers[0].weight.clone())
+        return classifier
+
+    monkeypatch.setattr(supervised, "build_classifier", build)
+    experiment = make_experiment(tmp_path, "seeds=2")
+    for member in (0, 1):
+        run_steps(experiment, Plan(plan_steps(experiment, FOLD, member).steps[2:3], {}))
+    first, second = started
+    assert not torch.equal(first, second)
+    stage = experiment.factory.loaded.recipe.stages[2]
+    encoder = experiment.module("image.encoder", experiment.initial("image.encoder", 0))
+    # the first has the recipe's own seed
+    assert torch.equal(real(experiment, stage, encoder, 0).layers[0].weight, first)
 
 
 def test_logits_of_views_become_probabilities(base):

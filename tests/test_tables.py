@@ -171,6 +171,7 @@ def test_identity_holds_the_declaration_but_not_the_words_for_people():
     assert TabularInput(COLUMNS | {"Age": AGE.model_copy(update={"range": None})}).identity() != plain
     assert TabularInput(COLUMNS, 0.1).identity() != plain
     assert TabularInput(dict(reversed(COLUMNS.items()))).identity() != plain
+    assert plain["version"] == 1
 
 
 # cell dropout

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -79,8 +80,22 @@ def build_app() -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
-            app.command(name)(module.run)
+            app.command(name)(_interruptible(module.run))
     return app
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Ends a command with a sentence where it is interrupted; else Typer would say that it aborted."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            typer.echo("interrupted: what was computed is kept; give the same command again.", err=True)
+            raise typer.Exit(130) from None
+
+    return run
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

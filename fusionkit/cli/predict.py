@@ -43,7 +43,8 @@ def run(
 
     fusionkit predict runs/breast_rfn/latest rows.csv --images photos --id case
     """
-    from fusionkit.predict import open_run, predict, read_rows
+    from fusionkit.learned import open_run
+    from fusionkit.predict import predict, read_rows
     from fusionkit.store import write_atomic
 
     places = make_places(data_root, store)
@@ -51,6 +52,9 @@ def run(
     manifest = read_rows(learned, rows, images, sample)
     with show_progress(quiet=quiet) as tell:
         answers = predict(learned, manifest, places, tell)
+    if answers.changes:
+        changed = "; ".join(answers.changes)
+        typer.echo(f"warning: not as in the run, so probabilities may differ: {changed}.", err=True)
     if as_json:
         text = json.dumps({**dataclasses.asdict(answers), "thresholds": dict(learned.thresholds)}) + "\n"
     else:

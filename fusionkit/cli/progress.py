@@ -47,7 +47,8 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
     if name == "reading":
         return f"reading {data['source']}"
     if name == "stage_started":
-        return f"{data['stage']}: {data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
+        what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
+        return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
     return None
 
 
@@ -91,7 +92,7 @@ class _Live:
         elif name == "reading":
             self._show(f"reading {data['source']}", 0, None)
         elif name == "stage_started":
-            self.stage = f"{data['stage']}: {', '.join(data['parts'])}"
+            self.stage = f"{data.get('model', '')} {data['stage']}: {', '.join(data['parts'])}".lstrip()
             self._show(self.stage, 0, None)
         elif name == "batch_finished":
             done = (data["epoch"] - 1) * data["batches"] + data["batch"]
@@ -100,9 +101,9 @@ class _Live:
             self._show(f"features of {data['modality']}", data["done"], data["total"])
 
     def _show(self, label: str, done: int, total: int | None) -> None:
-        if self.step is None:
+        if self.step is None or label != self.label:
+            if self.step is not None:
+                self.bar.remove_task(self.step)  # resetting it would keep the old total
             self.step = self.bar.add_task(label, total=total)
-        elif label != self.label:
-            self.bar.reset(self.step, total=total, description=label)
         self.label = label
         self.bar.update(self.step, description=label[:36], completed=done, total=total)

@@ -46,12 +46,8 @@ def run(
     if dry_run:
         _dry_run(loaded, places, as_json=as_json)
         return
-    try:
-        with show_progress(quiet=quiet) as tell:
-            result = run_recipe(loaded, registry, places, tell)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what was computed is kept; give the same command again.", err=True)
-        raise typer.Exit(130) from None
+    with show_progress(quiet=quiet) as tell:
+        result = run_recipe(loaded, registry, places, tell)
     if as_json:
         print(
             json.dumps({"folder": str(result.folder), "computed": result.computed, "report": result.report})

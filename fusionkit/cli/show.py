@@ -18,7 +18,7 @@ _LEARNS = {
     "nothing": "It learns nothing.",
     "closed_form": "It learns in closed form: name it in a fit or train stage.",
     "self_supervised": "It learns without outcomes: name it in a fit stage.",
-    "gradient": "It learns from outcomes: name it in a pretrain (encoders) or train stage.",
+    "gradient": "It learns from outcomes: name it in a stage, unless it comes with weights.",
 }
 
 

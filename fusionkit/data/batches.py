@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError
 from fusionkit.interfaces import Cut, InputSpec
+from fusionkit.specs import TABULAR_KINDS
 
 ItemT = TypeVar("ItemT")
-TABULAR_KINDS = frozenset({"numeric", "ordinal", "category", "binary", "multi"})
 BLOCK = 2048
 """Units that are shuffled and read together when a row has many, so that a row is decoded once per epoch."""
 
@@ -126,6 +126,8 @@ class ModalityReader:
             column not in manifest.schema or manifest.schema[column].kind not in TABULAR_KINDS
             for column in spec.columns
         )
+        views = spec.views(training=True)
+        self._has_one_record = not self.is_stored and len(views) == 1 and views == spec.views(training=False)
 
     def n_views(self, *, training: bool) -> int:
         """Returns how many views a row has."""
@@ -173,7 +175,7 @@ class ModalityReader:
 
     def read(self, units: Units, *, training: bool) -> Any:
         """Returns the raw batch of present units, each row read once."""
-        if not self.is_stored and not (training and self.spec.is_random(training=True)):
+        if self._has_one_record and not (training and self.spec.is_random(training=True)):
             return self.spec.collate([self._record(int(row)) for row in units.rows])
         return self.spec.collate(self._cut_items(units, training))
 

@@ -9,24 +9,28 @@ import random
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
+import torchvision
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from fusionkit.data.digests import file_digest
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.specs import AugmentOptions, ColumnSpec, ImageOptions
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 """The only formats that are decoded, whatever the file is called."""
+
+VERSION = 1
+"""Part of every address: raised when the same file would give other pixels, views or places."""
 
 _PATCH = re.compile(r"patch([0-9]+)\.([0-9]+)")
 _OPENING = threading.Lock()
@@ -67,11 +71,13 @@ class ImageInput:
         augment = self.options.augment
         return {
             "input": "image",
+            "version": VERSION,
             "size": self.options.size,
             "mean": list(self.options.mean),
             "std": list(self.options.std),
             "augment": augment.model_dump(mode="json") if augment else None,
             "pillow": PIL.__version__,
+            **({"torchvision": torchvision.__version__} if augment else {}),
         }
 
     def views(self, *, training: bool) -> tuple[str, ...]:
@@ -90,8 +96,7 @@ class ImageInput:
         if path is None:
             return None
         try:
-            status = path.stat()
-            return _file_hash(path, status.st_ino, status.st_mtime_ns, status.st_size)
+            return file_digest(path)
         except OSError as error:
             raise _unreadable(path, error) from None
 
@@ -146,13 +151,6 @@ class ImageInput:
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-@lru_cache(maxsize=1 << 18)
-def _file_hash(path: Path, inode: int, modified_ns: int, size: int) -> bytes:
-    """Returns a file's sha256, kept until inode, time or size say that the file is another one."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:

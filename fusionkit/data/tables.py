@@ -20,14 +20,14 @@ from torch import Tensor
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError, RecipeError, suggest
 from fusionkit.interfaces import Cells, Cut
-from fusionkit.specs import ColumnKind, ColumnSpec
+from fusionkit.specs import TABULAR_KINDS, ColumnSpec
 
 Encoding = Literal["utf-8", "latin-1"]
 Value = float | int | tuple[int, ...] | None
 """A parsed cell: a number, a code, the codes of a multi column, or None where missing."""
 
-KINDS: tuple[ColumnKind, ...] = ("numeric", "ordinal", "category", "binary", "multi")
-"""The kinds of column that become numbers."""
+VERSION = 1
+"""Part of every address: raised when the same cells would give other numbers."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = torch.finfo(torch.float32).max
@@ -56,9 +56,9 @@ class TabularInput:
 
     def __init__(self, columns: Mapping[str, ColumnSpec], cell_dropout: float = 0.0) -> None:
         problems = [
-            f"columns: {name} is no number (kind: {spec.kind}). Known: {', '.join(KINDS)}."
+            f"columns: {name} is no number (kind: {spec.kind}). Known: {', '.join(TABULAR_KINDS)}."
             for name, spec in columns.items()
-            if spec.kind not in KINDS
+            if spec.kind not in TABULAR_KINDS
         ]
         if problems or not columns:
             raise RecipeError(
@@ -85,7 +85,12 @@ class TabularInput:
             [name, spec.model_dump(mode="json", exclude={"unit", "description"})]
             for name, spec in self.specs.items()
         ]
-        return {"input": "record", "columns": columns, "cell_dropout": self.cell_dropout}
+        return {
+            "input": "record",
+            "version": VERSION,
+            "columns": columns,
+            "cell_dropout": self.cell_dropout,
+        }
 
     def views(self, *, training: bool) -> tuple[str, ...]:
         """Returns the one view that a record has."""
@@ -189,7 +194,7 @@ def check_table(manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> list[s
     problems: list[str] = []
     n_bad = 0
     for name, spec in columns.items():
-        if spec.kind not in KINDS:
+        if spec.kind not in TABULAR_KINDS:
             continue
         reasons = _bad_texts(name, spec, manifest.cells[name])
         rows: list[int] = manifest.cells[name].is_in(list(reasons)).arg_true().to_list() if reasons else []

@@ -43,10 +43,11 @@ def learns(plan: PartPlan) -> Learns:
     return plan.card.learns
 
 
-def _is_ready(plan: PartPlan) -> bool:
+def _is_ready(plan: PartPlan, *, is_scaled: bool) -> bool:
     """Whether a part may be used without a stage that names it."""
     if learns(plan) == "nothing":
-        return True
+        # the stage that names the head is where what comes into it is scaled
+        return plan.path != "head" or not is_scaled
     return isinstance(plan.card, EncoderSpec | RaiserSpec) and plan.card.is_pretrained(plan.config)
 
 
@@ -89,28 +90,39 @@ def _check_verb(verb: str, plan: PartPlan | None, where: TreePath, findings: Fin
         findings.add(
             where, f"{plan.use} learns from outcomes, which a fit stage does not see. Name it in {other}."
         )
-    if verb == "pretrain" and how in ("closed_form", "self_supervised"):
-        assert plan is not None
-        findings.add(where, f"{plan.use} does not learn by gradient from outcomes. Name it in a fit stage.")
+    if verb == "fit" and how == "nothing" and plan is not None and isinstance(plan.card, HeadSpec):
+        findings.add(where, f"{plan.use} is a head, which no fit stage reaches. Name it in a train stage.")
+    if verb == "pretrain" and plan is not None and how != "gradient":
+        cure = "Remove the stage" if how == "nothing" else "Name it in a fit stage"
+        findings.add(where, f"{plan.use} does not learn by gradient from outcomes. {cure}.")
 
 
-def check_order(stages: Mapping[int, Stage], parts: Parts, findings: Findings) -> None:
-    """Checks that every part that learns is named, and first named before any stage that uses it."""
+def check_order(stages: Mapping[int, Stage], parts: Parts, findings: Findings, *, is_scaled: bool) -> None:
+    """Checks that every part that learns is named, and first named before any stage that uses it.
+
+    Args:
+        stages: The stages, by position.
+        parts: Part path -> plan; None where one is wrong.
+        findings: Where problems go.
+        is_scaled: Whether any modality is standardised before the head.
+    """
     first: dict[str, int] = {}
     for index, stage in stages.items():
         for part in parts_of(stage):
             first.setdefault(part, index)
     for part, plan in parts.items():
-        if plan is None or _is_ready(plan):
+        if plan is None or _is_ready(plan, is_scaled=is_scaled):
             continue
         path: TreePath = ("head",) if part == "head" else ("modalities", *part.split("."))
         if part not in first:
-            findings.add(path, f"{plan.use} learns, and no stage names it. {_advice(part, plan)}")
+            what = "learns" if learns(plan) != "nothing" else "needs standardised features"
+            findings.add(path, f"{plan.use} {what}, and no stage names it. {_advice(part, plan)}")
             continue
         for index, stage in stages.items():
             if index < first[part] and _uses(stage, part):
                 later = stages[first[part]].name
-                sentence = f"uses {part}, which learns only later, in {show(later)}. Move {show(later)} up."
+                what = "learns" if learns(plan) != "nothing" else "gets standardised features"
+                sentence = f"uses {part}, which {what} only later, in {show(later)}. Move {show(later)} up."
                 findings.add(("stages", index), sentence)
                 break
 
@@ -125,7 +137,8 @@ def _uses(stage: Stage, part: str) -> bool:
 
 def _advice(part: str, plan: PartPlan) -> str:
     if isinstance(plan.card, HeadSpec):
-        return f"Add a stage with `train: [{part}]`."
+        other = ", or set standardize: false in every modality" if learns(plan) == "nothing" else ""
+        return f"Add a stage with `train: [{part}]`{other}."
     if learns(plan) != "gradient":
         return f"Add it to a stage, such as `fit: [{part}]`."
     if isinstance(plan.card, EncoderSpec):

@@ -114,16 +114,27 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def data_files(config: ComponentConfig, data_root: Path) -> dict[str, Path]:
+    """Returns the path of every DataFile option that is neither empty nor one of the class's `not_files`."""
+    return {
+        name: data_root.absolute() / value
+        for name, field in type(config).model_fields.items()
+        if any(isinstance(marker, DataFileMarker) for marker in field.metadata)
+        and (value := getattr(config, name))
+        and value not in config.not_files
+    }
+
+
+def resolve_files(config: ComponentConfig, data_root: Path) -> ComponentConfig:
+    """Returns a config whose DataFile options are paths under the data root; words such as `none` stay."""
+    return config.model_copy(update={name: str(path) for name, path in data_files(config, data_root).items()})
+
+
 def build_source(plan: PartPlan, data_root: Path, findings: Findings) -> Source | None:
     """Builds the source, which is cheap and reads no data; its file options resolve under the data root."""
     assert isinstance(plan.card, SourceSpec)
-    files = {
-        name: str(data_root.absolute() / getattr(plan.config, name))
-        for name, field in type(plan.config).model_fields.items()
-        if any(isinstance(marker, DataFileMarker) for marker in field.metadata) and getattr(plan.config, name)
-    }
     try:
-        return plan.card.build(plan.config.model_copy(update=files))
+        return plan.card.build(resolve_files(plan.config, data_root))
     except RecipeError as error:
         for problem in error.problems:
             findings.add(("source",), problem)

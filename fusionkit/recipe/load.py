@@ -122,7 +122,8 @@ def load_text(
     stages = _read_stages(shape.tree)
     checks.check_stages(stages, plans, findings)
     if shape.recipe is not None:
-        checks.check_order(stages, plans, findings)
+        is_scaled = any(node.standardize for node in shape.recipe.modalities.values())
+        checks.check_order(stages, plans, findings, is_scaled=is_scaled)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
     findings.raise_all()

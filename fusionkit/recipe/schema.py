@@ -8,6 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED = ("head", "fused", "none")
+"""What parts, the report and predictions call something else than a modality."""
+PRETRAINED = "_pretrained"
+"""Ends the name under which the report has a pretrain stage's own classifier."""
 
 
 class Node(BaseModel):
@@ -268,7 +272,10 @@ class Recipe(Node):
 
     @model_validator(mode="after")
     def _check_reserved(self) -> Recipe:
-        taken = {"head", "fused"} & set(self.modalities)
+        taken = [name for name in self.modalities if name in RESERVED or name.endswith(PRETRAINED)]
         if taken:
-            raise ValueError(f"a modality cannot be called {sorted(taken)[0]}")
+            raise ValueError(
+                f"a modality cannot be called {' or '.join(sorted(taken))}: "
+                f"{', '.join(RESERVED)} and what ends in {PRETRAINED} mean something else"
+            )
         return self

@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fusionkit.data.batches import ModalityReader, Units, make_units
+from fusionkit.data.batches import ModalityReader, Units
+from fusionkit.data.digests import file_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
 from fusionkit.interfaces import Encoder
-from fusionkit.model import FusionModel, ModalityBatch, PartFactory
-from fusionkit.recipe.components import PartPlan
+from fusionkit.model import SCALE_VERSION, FusionModel, ModalityBatch, PartFactory
+from fusionkit.recipe.components import PartPlan, data_files
 from fusionkit.specs import ImageOptions
 from fusionkit.store import Artefact, Store
 from fusionkit.task import Classification
@@ -54,6 +54,7 @@ class Shared:
     modules: OrderedDict[tuple[str, str], nn.Module] = field(default_factory=OrderedDict)
     readers: dict[str, ModalityReader] = field(default_factory=dict)
     tables: dict[str, FeatureTable] = field(default_factory=dict)
+    skipped: set[tuple[str, str]] = field(default_factory=set)
     artefacts: Callable[[str], Artefact | None] | None = None
 
 
@@ -145,13 +146,19 @@ class Experiment:
     def describe_part(self, path: str, origin: Origin) -> dict[str, Any]:
         """Returns what determines a part's behaviour, for addresses."""
         if path.endswith(".scale"):
-            return {"use": "scale", "origin": origin.address}
+            return {"use": "scale", "version": SCALE_VERSION, "origin": origin.address}
         plan = self.factory.loaded.parts[path]
+        files = data_files(plan.config, self.factory.data_root)
+        contents = {
+            name: {"sha256": file_digest(file).hex()} for name, file in files.items() if file.is_file()
+        }
         return {
             "use": plan.use,
             "version": plan.plugin.version,
             "options": {
-                name: value for name, value in plan.options.items() if not _is_image_input(plan, name)
+                name: contents.get(name, value)
+                for name, value in plan.options.items()
+                if not _is_image_input(plan, name)
             },
             "origin": origin.address,
         }
@@ -192,12 +199,6 @@ class Experiment:
         """Returns how many draws an epoch of stored features has."""
         specs = [self.reader(name).spec for name in stored]
         return max([spec.draws for spec in specs if spec.is_random(training=True)], default=1)
-
-    def units(
-        self, rows: Sequence[int] | NDArray[np.int64], stored: Sequence[str], *, training: bool
-    ) -> Units:
-        """Returns what a pass over rows goes through."""
-        return make_units(rows, self.n_views(training=training), self.n_draws(stored) if training else 1)
 
 
 def _is_image_input(plan: PartPlan, option: str) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fusionkit.data.batches import Units, make_units
 from fusionkit.data.splits import Fold
-from fusionkit.errors import DataError
-from fusionkit.interfaces import Fittable
+from fusionkit.errors import DataError, PluginError
+from fusionkit.interfaces import Fittable, InputSpec, SelfSupervised
 from fusionkit.model import seed_of
 from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
@@ -78,11 +78,11 @@ class _Planner:
             for path in experiment.factory.paths()
         }
         self.steps: list[Step] = []
-        self._present: dict[str, NDArray[np.bool_]] = {}
 
     def add(self, stage: FitStage | PretrainStage | TrainStage) -> None:
         if isinstance(stage, FitStage):
             for path in self._in_order(stage.fit):
+                self._tell_skipped(path, stage)
                 self._add_fit(path, stage)
         elif isinstance(stage, PretrainStage):
             modality = stage.pretrain.split(".")[0]
@@ -104,12 +104,15 @@ class _Planner:
         self._append("fit", stage, [path], chain[: chain.index(path) + 1], rows, ())
 
     def _add_train(self, stage: TrainStage) -> None:
+        for path in self._in_order(stage.train):
+            self._tell_skipped(path, stage)
         learning = [path for path in self._in_order(stage.train) if self._learns(path) != "nothing"]
         for path in [path for path in learning if self._learns(path) == "closed_form"]:
             self._add_fit(path, stage)
             learning.remove(path)
         modalities = self.experiment.modalities
-        if "head" in learning:
+        # a head that learns nothing is named so that what comes into it is scaled
+        if "head" in stage.train:
             for name in modalities:
                 path = f"{name}.scale"
                 if path in self.origins and not self.origins[path].is_learned:
@@ -123,11 +126,15 @@ class _Planner:
         return self.member_seed if self._learns(path) in ("self_supervised", "gradient") else self.seed
 
     def _learns(self, path: str) -> str:
-        return (
-            "closed_form"
-            if path.endswith(".scale")
-            else str(getattr(self.experiment.factory.loaded.parts[path].card, "learns", "nothing"))
-        )
+        return self.experiment.factory.learns(path)
+
+    def _tell_skipped(self, path: str, stage: FitStage | TrainStage) -> None:
+        """Says, once per run, that a stage names a part which has nothing to learn."""
+        skipped, mark = self.experiment.shared.skipped, (stage.name, path)
+        is_scaled_head = path == "head" and any(other.endswith(".scale") for other in self.origins)
+        if self._learns(path) == "nothing" and not is_scaled_head and mark not in skipped:
+            skipped.add(mark)
+            self.experiment.tell("part_skipped", {"stage": stage.name, "part": path})
 
     def _in_order(self, paths: Sequence[str]) -> list[str]:
         return [path for path in self.experiment.factory.paths() if path in paths]
@@ -179,10 +186,7 @@ class _Planner:
 def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
     """Returns all that determines a step's result; its sha256 is the address."""
     modalities = sorted({path.split(".")[0] for path in step.used} - {"head"})
-    is_closed_form = step.verb == "fit" and (
-        step.learned[0].endswith(".scale")
-        or getattr(experiment.factory.loaded.parts[step.learned[0]].card, "learns", "") == "closed_form"
-    )
+    is_closed_form = step.verb == "fit" and experiment.factory.learns(step.learned[0]) == "closed_form"
     options = (
         {}
         if is_closed_form
@@ -196,20 +200,24 @@ def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
         "options": options,
         "learned": sorted(step.learned),
         "parts": {path: experiment.describe_part(path, origin) for path, origin in step.used.items()},
-        "inputs": {
-            name: {
-                "spec": dict(reader.spec.identity()),
-                "views": list(reader.spec.views(training=True)),
-                "draws": reader.spec.draws,
-            }
-            for name, reader in readers.items()
-        },
+        # a head may join its modalities in the recipe's order, and keys are sorted
+        "order": [[name, experiment.factory.dim(name)] for name in experiment.modalities]
+        if "head" in step.used
+        else [],
+        "inputs": {name: _describe_input(reader.spec, step) for name, reader in readers.items()},
         "rows": _digest_rows(experiment, step.rows, modalities),
         "validation": _digest_rows(experiment, step.validation, modalities),
         "task": experiment.task.identity(),
         "seed": step.seed,
         **experiment.device.identity(),
     }
+
+
+def _describe_input(spec: InputSpec, step: Step) -> dict[str, Any]:
+    views = {"views": list(spec.views(training=True)), "draws": spec.draws}
+    if step.validation:  # early stopping looks at evaluation views
+        views["validation_views"] = list(spec.views(training=False))
+    return {"spec": dict(spec.identity()), **views}
 
 
 def _digest_rows(experiment: Experiment, rows: Sequence[int], modalities: Sequence[str]) -> str:
@@ -251,10 +259,21 @@ def _compute(experiment: Experiment, step: Step) -> tuple[dict[str, Tensor], lis
         return run_train(experiment, cast(TrainStage, step.stage), step)
     path = step.learned[0]
     module = experiment.fresh(path, step.used[path])
-    if isinstance(module, Fittable):
+    if experiment.factory.learns(path) == "closed_form":
+        if not isinstance(module, Fittable):
+            raise _without_method(experiment, path, "fit")
         _fit_closed_form(experiment, step, module)
         return {f"{path}.{name}": tensor for name, tensor in module.state_dict().items()}, []
+    if not isinstance(module, SelfSupervised):
+        raise _without_method(experiment, path, "loss")
     return _fit_self_supervised(experiment, step, module)
+
+
+def _without_method(experiment: Experiment, path: str, method: str) -> PluginError:
+    plan, how = experiment.factory.loaded.parts[path], experiment.factory.learns(path)
+    return PluginError(
+        f"{path}: {plan.use} has no method `{method}` (learns: {how}). Mend the card or the component."
+    )
 
 
 def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 VGG_POOL = 7
 VGG_WIDTH = 4096
 EVAL_BATCH = 256
+RAW_EVAL_BATCH = 32
+"""Where files go through an encoder: the default of a training batch, so that they fit where that does."""
 
 Batch = tuple[Units, Any]
 Result = tuple[dict[str, Tensor], list[dict[str, float]]]
@@ -152,8 +154,9 @@ class _Supervised:
     def validate(self) -> float:
         """Returns the mean loss of the validation rows."""
         total = 0.0
+        size = RAW_EVAL_BATCH if self.raw else EVAL_BATCH
         with torch.no_grad():
-            for units, inputs in self._batches(self.validation, EVAL_BATCH, False):
+            for units, inputs in self._batches(self.validation, size, False):
                 ones = torch.ones(len(units), device=self.experiment.device.torch)
                 total += float(
                     self.experiment.task.loss(self.logits(inputs), self._targets(units), ones)
@@ -189,7 +192,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
     modality = path.split(".")[0]
     reader = experiment.reader(modality)
     encoder = experiment.fresh(path, step.used[path])
-    classifier = build_classifier(experiment, stage, encoder, experiment.factory.loaded.recipe.seed)
+    classifier = build_classifier(experiment, stage, encoder, step.used[path].seed)
     loop = _Supervised(
         experiment,
         stage,
@@ -266,7 +269,7 @@ def predict_pretrained(
         return np.zeros((0, n_views, experiment.task.output_dim), dtype=np.float32)
     if table.missing(keys):
         encoder: Any = experiment.module(stage.pretrain, origin)
-        classifier = build_classifier(experiment, stage, encoder, experiment.factory.loaded.recipe.seed)
+        classifier = build_classifier(experiment, stage, encoder, origin.seed)
         experiment.restore(classifier, f"{stage.pretrain}.classifier", origin)
 
         def compute(raw: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -18,6 +18,7 @@ SOURCE = "doi:10.1186/s12911-020-01340-6"
 class VggConfig(ComponentConfig):
     """Options that both VGG16 encoders share."""
 
+    not_files: ClassVar[tuple[str, ...]] = ("none", "imagenet")
     weights: DataFile = "none"
     """none: from scratch (the paper's choice); imagenet: torchvision's, fetched if not in its cache; or a
     safetensors file of the 13 convolution layers, with torchvision's names."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
-from fusionkit import ColumnSpec, ImageInput, InputSpec, IntegrityError, load_weights
+from fusionkit import ColumnSpec, DataError, ImageInput, InputSpec, IntegrityError, load_weights
 
 if TYPE_CHECKING:
     from fusionkit_vgg import FcConfig, MultilevelConfig, VggConfig
@@ -38,7 +38,7 @@ def _convolutions(weights: str) -> nn.Sequential:
                 nn.init.zeros_(cast(Tensor, layer.bias))
         return convolutions
     if weights == "imagenet":
-        state = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
+        state = _fetch_imagenet()
     else:
         state = load_weights(weights, prefix="features.")
     try:
@@ -47,6 +47,16 @@ def _convolutions(weights: str) -> nn.Sequential:
         reason = " ".join(str(error).split())[:300]
         raise IntegrityError(f"{weights}: not the weights of VGG16's convolutions ({reason}).") from None
     return convolutions
+
+
+def _fetch_imagenet() -> dict[str, Tensor]:
+    """Returns torchvision's ImageNet weights, from its cache or from the network."""
+    try:
+        return vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
+    except OSError as error:
+        raise DataError(
+            f"weights: ImageNet's cannot be fetched ({error}). Go online, or name a safetensors file."
+        ) from None
 
 
 class _Vgg16(nn.Module):
