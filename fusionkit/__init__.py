@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fusionkit.errors import DataError, FusionkitError, IntegrityError, PluginError, RecipeError, suggest
+from fusionkit.errors import (
+    DataError,
+    FusionkitError,
+    IntegrityError,
+    PluginError,
+    RecipeError,
+    ResourceError,
+    suggest,
+)
 from fusionkit.hookspecs import hookimpl
 from fusionkit.interfaces import (
     Cells,
@@ -79,6 +87,7 @@ __all__ = [
     "Raiser",
     "RaiserSpec",
     "RecipeError",
+    "ResourceError",
     "SelfSupervised",
     "Source",
     "SourceContext",

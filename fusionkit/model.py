@@ -72,6 +72,8 @@ class FusionModel(nn.Module):
         chains: Parts per modality in data-flow order: encoder, perhaps raiser, perhaps scale.
         head: The head.
         in_precision: Enters the precision of a modality's encoder; null for fp32.
+        dims: Width of each modality's features.
+        output_dim: Width of the head's output.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class FusionModel(nn.Module):
         head: nn.Module,
         in_precision: Mapping[str, Callable[[], Any]],
         dims: Mapping[str, int],
+        output_dim: int,
     ) -> None:
         super().__init__()
+        self.output_dim = output_dim
         self.chains = nn.ModuleDict({name: nn.ModuleDict(dict(chain)) for name, chain in chains.items()})
         self.head = head
         self.in_precision = dict(in_precision)
@@ -97,6 +101,7 @@ class FusionModel(nn.Module):
                 inputs = inputs.float()
             else:
                 inputs = part(inputs)
+            check_features(f"{modality}.{kind}", part, inputs)
         return cast(Tensor, inputs)
 
     def forward(self, batch: Mapping[str, ModalityBatch]) -> Tensor:
@@ -112,7 +117,14 @@ class FusionModel(nn.Module):
                     (here.nonzero().squeeze(1),), self.features(modality, part.inputs, part.start)
                 )
             features[modality], present[modality] = dense, here
-        return cast(Tensor, self.head(features, present))
+        logits = self.head(features, present)
+        n_rows = len(next(iter(present.values())))
+        if not isinstance(logits, Tensor) or logits.shape != (n_rows, self.output_dim):
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise PluginError(
+                f"head: gives {given}, and ({n_rows}, {self.output_dim}) is due. Mend the plugin."
+            )
+        return logits
 
 
 def seed_of(seed: int, *parts: str | int) -> int:
@@ -206,4 +218,27 @@ def _checked(module: Any, plan: PartPlan) -> nn.Module:
         raise PluginError(
             f"{plan.path}: {plan.use} built {type(module).__name__}, not an nn.Module. Mend the plugin."
         )
+    can_learn = [name for name in ("fit", "loss") if hasattr(module, name)]
+    if getattr(plan.card, "learns", "nothing") == "nothing" and can_learn:
+        raise PluginError(
+            f"{plan.path}: {plan.use} has a method `{can_learn[0]}`, and its card says "
+            "that it learns nothing. Say `learns` on the card."
+        )
+    if plan.path.endswith(".encoder") and not hasattr(module, "input_spec"):
+        raise PluginError(f"{plan.path}: {plan.use} has no `input_spec`. Mend the plugin.")
     return module
+
+
+def check_features(path: str, part: nn.Module, features: Any, n_rows: int | None = None) -> Tensor:
+    """Returns a part's output if it is (n, output_dim) floats; raises PluginError otherwise."""
+    dim = getattr(part, "output_dim", None)
+    is_right = isinstance(features, Tensor) and features.ndim == 2 and features.is_floating_point()
+    if is_right and dim in (None, features.shape[1]) and n_rows in (None, len(features)):
+        return cast(Tensor, features)
+    given = (
+        f"{features.dtype} {tuple(features.shape)}"
+        if isinstance(features, Tensor)
+        else type(features).__name__
+    )
+    wanted = f"({'n' if n_rows is None else n_rows}, {dim or 'd'})"
+    raise PluginError(f"{path}: gives {given}, and {wanted} floats are due. Mend the plugin.")

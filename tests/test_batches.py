@@ -26,7 +26,7 @@ from fusionkit.data.batches import (
     prefetch,
     read_ahead,
 )
-from fusionkit.errors import DataError
+from fusionkit.errors import DataError, PluginError
 
 
 def triples(units: Units) -> list[tuple[int, int, int]]:
@@ -392,3 +392,27 @@ def test_workers_change_nothing(manifest, workers):
     units = make_units([row for row in range(36) if reader.key(row)], 3, 2)
     parallel = ModalityReader(reader.name, manifest, reader.spec, reader.seed, workers)
     assert torch.equal(parallel.read(units, training=True), reader.read(units, training=True))
+
+
+def test_an_input_spec_that_lacks_members_is_named(manifest):
+    class Half:
+        columns = ("picture",)
+        draws = 1
+
+        def load(self, cells, cuts):
+            return []
+
+    with pytest.raises(PluginError) as caught:
+        ModalityReader("image", manifest, Half(), 0)
+    lacking = "identity, views, is_random, content_key, collate"
+    assert str(caught.value) == f"image.encoder: Half lacks {lacking} (an InputSpec). Mend it."
+
+
+def test_a_content_key_that_is_no_digest_is_named(manifest):
+    class Text(ImageInput):
+        def content_key(self, cells):
+            return "abc"
+
+    reader = ModalityReader("image", manifest, Text(AUGMENTED, ("picture",)), 0)
+    with pytest.raises(PluginError, match=r"^image\.encoder: content_key gives str, and 32 bytes or None"):
+        reader.key(0)

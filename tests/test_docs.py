@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import inspect
 import json
 import re
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -16,6 +22,9 @@ from fusionkit.cli import COMMANDS
 from fusionkit.recipe import schema
 from fusionkit.recipe.load import load_recipe, load_text
 from fusionkit.registry import Registry
+from fusionkit.run import Places, run
+from fusionkit.specs import ComponentConfig, Spec
+from fusionkit_manifest import ManifestOptions
 
 ROOT = Path(__file__).parent.parent
 DOCS = {
@@ -31,6 +40,7 @@ NODES = [
     for value in vars(schema).values()
     if isinstance(value, type) and issubclass(value, schema.Node) and value is not schema.Node
 ]
+DESCRIBED = [*NODES, schema.Use, fusionkit.ColumnSpec, ManifestOptions]
 
 
 def default_of(field):
@@ -45,7 +55,7 @@ def row_of(name, field):
     return f"| `{name}` | {default_of(field)} | {' '.join(field.description.split())} |"
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+@pytest.mark.parametrize("node", DESCRIBED, ids=lambda node: node.__name__)
 def test_every_recipe_key_is_described_with_its_default(node):
     page = DOCS[ROOT / "docs" / "recipes.md"]
     rows = [row_of(name, field) for name, field in node.model_fields.items()]
@@ -53,8 +63,7 @@ def test_every_recipe_key_is_described_with_its_default(node):
 
 
 def test_the_page_on_recipes_describes_no_key_that_is_not_there():
-    rows = {row_of(name, field) for node in NODES for name, field in node.model_fields.items()}
-    rows |= {row_of(name, field) for name, field in schema.Use.model_fields.items()}
+    rows = {row_of(name, field) for node in DESCRIBED for name, field in node.model_fields.items()}
     page = DOCS[ROOT / "docs" / "recipes.md"]
     assert [
         line for line in page.splitlines() if re.match(r"\| `[a-z_]+` \| ", line) and line not in rows
@@ -112,8 +121,8 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def blocks_of(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", DOCS[ROOT / "README.md"], re.DOTALL | re.MULTILINE)
+def blocks_of(language, page=ROOT / "README.md"):
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCS[page], re.DOTALL | re.MULTILINE)
 
 
 def test_the_first_plugin_of_the_readme_is_the_file_and_works():
@@ -165,3 +174,189 @@ def test_every_exit_code_stands_in_the_readme(code):
     known = {cls.exit_code for cls in errors.FusionkitError.__subclasses__()}
     assert code in known
     assert re.search(rf"^\| {code} \| ", DOCS[ROOT / "README.md"], re.MULTILINE)
+
+
+def test_the_readmes_encoder_with_weights_from_a_file_fits_into_its_recipe(tmp_path):
+    recipe, encoder = blocks_of("yaml")
+    override = f"modalities.image.encoder={json.dumps(yaml.safe_load(encoder))}"
+    loaded = load_text(recipe, Registry.discover(), overrides=[override], data_root=tmp_path)
+    assert loaded.parts["image.encoder"].config.weights == "weights/vgg16_imagenet_features.safetensors"
+
+
+def test_the_readmes_recipe_without_weights_needs_the_stage_that_the_readme_gives():
+    tree = yaml.safe_load(blocks_of("yaml")[0])
+    tree["modalities"]["image"]["encoder"]["weights"] = "none"
+    with pytest.raises(fusionkit.RecipeError, match="vgg16_multilevel learns, and no stage names it"):
+        load_text(json.dumps(tree), Registry.discover())
+    stage = re.search(r"`- (\{name: learn_image.*?\})`", DOCS[ROOT / "README.md"])
+    tree["stages"].insert(0, yaml.safe_load(stage[1]))
+    load_text(json.dumps(tree), Registry.discover())
+
+
+def test_predictions_have_the_columns_that_the_readme_lists():
+    from fusionkit.predict import Answers
+
+    header = Answers(("<class>",), False, []).to_csv().strip().split(",")
+    assert (
+        re.findall(r"^\| `([a-z_<>]+)` \| ", section_of("README.md", "| column | what |"), re.MULTILINE)
+        == header
+    )
+
+
+def test_the_source_that_the_page_on_recipes_shows_reads_its_table(tmp_path):
+    options = yaml.safe_load(blocks_of("yaml", ROOT / "docs" / "recipes.md")[0])
+    use, config = options.pop("use"), ManifestOptions.model_validate(options)
+    folder = tmp_path / "my_study"
+    folder.mkdir()
+    (folder / "rows.csv").write_text(
+        "file,diagnosis,age,grade,side,smoker,signs\n"
+        "p1_left.png,cyst,54,low,left,?,warmth;scar\n"
+        "p1_right.png,malignant,,high,both,no,\n"
+        "p2_left.png,unclear,37,low,left,yes,scar\n",
+        encoding="utf-8",
+    )
+    source = Registry.discover().card(fusionkit.SourceSpec, use).build(config)
+    manifest = source.read(fusionkit.SourceContext(tmp_path, tmp_path))
+    assert (list(manifest.subjects), list(manifest.outcomes)) == (["p1", "p1"], ["benign", "malignant"])
+    assert manifest.dropped == {"diagnosis=unclear": 1, "diagnosis=": 0}
+    assert manifest.cells_of(0, ["file", "smoker"]) == {
+        "file": folder / "files" / "p1_left.png",
+        "smoker": None,
+    }
+    kinds = {spec.kind for spec in source.schema.values()}
+    assert kinds == {"file", "numeric", "ordinal", "category", "binary", "multi"}
+
+
+PLUGINS_PAGE = ROOT / "docs" / "plugins.md"
+CARDS = [fusionkit.SourceSpec, fusionkit.EncoderSpec, fusionkit.RaiserSpec, fusionkit.HeadSpec]
+
+
+def section_of(page, start):
+    """Returns a page's table that starts with a line."""
+    return DOCS[ROOT / page].split(start + "\n", 1)[1].split("\n\n", 1)[0]
+
+
+def fields_of(card):
+    """Returns each field with its default, as the page writes it; those of all cards come once."""
+    inherited = {field.name for field in dataclasses.fields(Spec)} if card is not Spec else set()
+    rows = {}
+    for field in dataclasses.fields(card):
+        default = field.default
+        if default is dataclasses.MISSING:
+            shown = "required"
+        elif default is ComponentConfig:
+            shown = "`ComponentConfig`"
+        elif callable(default):
+            assert default(None) is False
+            shown = "never"
+        else:
+            shown = "`" + (json.dumps(default) if isinstance(default, str) else repr(default)) + "`"
+        if field.name not in inherited:
+            rows[field.name] = shown
+    return rows
+
+
+@pytest.mark.parametrize("card", [Spec, *CARDS], ids=lambda card: card.__name__)
+def test_every_field_of_a_card_stands_in_its_table_with_its_default(card):
+    title = "field" if card is Spec else f"`{card.__name__}`"
+    table = section_of("docs/plugins.md", f"| {title} | default | meaning |")
+    assert dict(re.findall(r"^\| `([a-z_]+)` \| (.+?) \| ", table, re.MULTILINE)) == fields_of(card)
+
+
+def signature_of(name, function):
+    signature = inspect.signature(function)
+    parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
+    return name + str(signature.replace(parameters=parameters)).replace("'", "")
+
+
+def test_every_member_of_an_input_spec_stands_in_the_table_with_its_signature():
+    protocol = fusionkit.InputSpec
+    members = [f"{name}: {annotation}" for name, annotation in protocol.__annotations__.items()]
+    members += [
+        signature_of(name, value)
+        for name, value in vars(protocol).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    ]
+    table = section_of("docs/plugins.md", "| member | meaning | example |")
+    written = re.findall(r"^\| `(.+?)` \| ", table.replace("\\|", "|"), re.MULTILINE)
+    assert written == members
+
+
+@pytest.mark.parametrize("protocol", [fusionkit.Fittable, fusionkit.SelfSupervised])
+def test_the_method_by_which_a_part_learns_has_the_parameters_that_the_page_gives(protocol):
+    name, method = next((name, value) for name, value in vars(protocol).items() if name in ("fit", "loss"))
+    written = re.search(rf"`{name}\((.+?)\) -> (\w+)`", section_of("docs/plugins.md", LEARNS))
+    parameters = inspect.signature(method).parameters
+    bare = [text.split("=")[0] for text in written[1].split(", ") if text != "*"]
+    assert (["self", *bare], written[2]) == (list(parameters), inspect.signature(method).return_annotation)
+
+
+LEARNS = "| `learns` | what the module must have | stages that may name it |"
+
+
+def test_every_way_to_learn_is_explained():
+    from typing import get_args
+
+    from fusionkit.specs import Learns
+
+    table = section_of("docs/plugins.md", LEARNS)
+    assert re.findall(r"^\| `([a-z_]+)` \| ", table, re.MULTILINE) == list(get_args(Learns))
+
+
+def test_the_pyproject_of_a_plugin_has_the_entry_point_that_is_looked_for():
+    from fusionkit.hookspecs import GROUP
+
+    project = tomllib.loads(blocks_of("toml", PLUGINS_PAGE)[0])["project"]
+    assert project["entry-points"] == {GROUP: {"my_signals": "my_signals"}}
+
+
+def write_signals(folder):
+    """Writes 24 patients: the ill have the faster signal, and every sixth has none."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    with open(folder / "rows.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["patient", "signal", "age", "diagnosis"])
+        for patient in range(24):
+            time = np.arange(100 + 4 * patient) / 10  # shorter and longer than the encoder's length
+            signal = np.sin(time * (4 if patient % 2 else 1)) + rng.normal(0, 0.1, len(time))
+            np.save(folder / f"{patient}.npy", signal)
+            name = "" if patient % 6 == 0 else f"{patient}.npy"
+            rows.writerow([f"p{patient}", name, 40 + patient, "ill" if patient % 2 else "healthy"])
+
+
+def load_signals(data_root, *overrides):
+    registry = Registry.discover([str(ROOT / "examples" / "signal_plugin.py")])
+    assert registry.broken == {}
+    text = blocks_of("yaml", PLUGINS_PAGE)[0]
+    return load_text(text, registry, overrides=overrides, data_root=data_root), registry
+
+
+def test_the_example_of_signals_learns_from_rows_of_which_some_have_none(tmp_path):
+    write_signals(tmp_path / "signals")
+    loaded, registry = load_signals(tmp_path, "evaluation.resamples=100", "training.device=cpu")
+    places = Places(tmp_path, tmp_path / "store", tmp_path / "runs")
+    result = run(loaded, registry, places, lambda name, data: None)
+    assert set(result.report["models"]) == {"fused", "signal", "record", "signal_pretrained"}
+    tested = {name: model["subject"]["n_subjects"] for name, model in result.report["models"].items()}
+    assert tested == {"fused": 24, "record": 24, "signal": 20, "signal_pretrained": 20}
+    assert run(loaded, registry, places, lambda name, data: None).computed == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.zeros((2, 3)), "not a signal (shape: (2, 3)). One finite value per step is read."),
+        (np.array([1.0, np.nan]), "not a signal (shape: (2,)). One finite value per step is read."),
+        (np.array(["a"], dtype=object), "not a .npy file of numbers ("),
+    ],
+)
+def test_the_example_of_signals_refuses_what_is_no_signal(tmp_path, values, reason):
+    file = tmp_path / "signal.npy"
+    np.save(file, values, allow_pickle=True)
+    registry = Registry.discover([str(ROOT / "examples" / "signal_plugin.py")])
+    card = registry.card(fusionkit.EncoderSpec, "conv_signal")
+    spec = card.build(card.examples[0], {"signal": fusionkit.ColumnSpec(kind="file")}).input_spec
+    with pytest.raises(fusionkit.DataError) as caught:
+        spec.load({"signal": file}, [fusionkit.Cut("whole")])
+    assert caught.value.problems[0].startswith(f"{file}: {reason}")

@@ -19,6 +19,7 @@ from fusionkit.model import (
     ModalityBatch,
     PartFactory,
     Scale,
+    check_features,
     seed_of,
     state_digest,
 )
@@ -89,7 +90,7 @@ def make_model(scale: Scale | None = None) -> tuple[FusionModel, Recorder]:
         "image": {"encoder": nn.Linear(4, 3), "scale": scale or Scale(3)},
         "record": {"encoder": nn.Linear(2, 2), "raiser": nn.Tanh()},
     }
-    return FusionModel(chains, head, {}, {"image": 3, "record": 2}), head
+    return FusionModel(chains, head, {}, {"image": 3, "record": 2}, 5), head
 
 
 def test_all_present_rows_go_through_the_whole_chain():
@@ -104,6 +105,7 @@ def test_all_present_rows_go_through_the_whole_chain():
 
 def test_start_skips_what_has_been_computed():
     model, head = make_model()
+    model.output_dim = 3  # the image's features only
     features = torch.rand(2, 3)
     everywhere = torch.ones(2, dtype=torch.bool)
     model({"image": ModalityBatch(features, everywhere, start=1)})
@@ -113,6 +115,7 @@ def test_start_skips_what_has_been_computed():
 def test_absent_rows_are_zero_after_scaling_and_present_ones_keep_their_place():
     scale = Scale(3).fit(torch.rand(10, 3) + 100)
     model, head = make_model(scale)
+    model.output_dim = 3  # the image's features only
     here = torch.tensor([False, True, False, True])
     features = torch.rand(2, 3)
     model({"image": ModalityBatch(features, here, start=1)})
@@ -336,3 +339,42 @@ def test_the_papers_widths_and_parameter_counts(tmp_path):
     assert n_parameters(head) == 980_802
     first = next(layer for layer in head.modules() if isinstance(layer, nn.Linear))
     assert (first.in_features, first.out_features) == (1860, 500)
+
+
+# what a plugin hands back
+
+
+class Wrong(nn.Module):
+    output_dim = 2
+
+    def forward(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.zeros(4, 3), "torch.float32 (4, 3)"),
+        (torch.zeros(4), "torch.float32 (4,)"),
+        (torch.zeros(4, 2, dtype=torch.int64), "torch.int64 (4, 2)"),
+        ("text", "str"),
+    ],
+)
+def test_features_of_another_shape_name_the_part(given, said):
+    with pytest.raises(PluginError) as caught:
+        check_features("image.encoder", Wrong(), given)
+    assert str(caught.value) == f"image.encoder: gives {said}, and (n, 2) floats are due. Mend the plugin."
+
+
+def test_features_of_the_right_shape_pass():
+    right = torch.zeros(4, 2)
+    assert check_features("image.encoder", Wrong(), right) is right
+
+
+def test_a_head_of_another_width_is_named():
+    model, _ = make_model()
+    model.output_dim = 2
+    batch = {"image": ModalityBatch(torch.rand(3, 4), torch.ones(3, dtype=torch.bool))}
+    batch["record"] = ModalityBatch(torch.rand(3, 2), torch.ones(3, dtype=torch.bool))
+    with pytest.raises(PluginError, match=r"^head: gives \(3, 5\), and \(3, 2\) is due\. Mend the plugin\.$"):
+        model(batch)

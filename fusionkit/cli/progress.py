@@ -49,6 +49,8 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
     if name == "stage_started":
         what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
+    if name == "part_skipped":
+        return f"{data['stage']}: {data['part']} has nothing to learn, skipped"
     return None
 
 

@@ -14,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.errors import DataError
+from fusionkit.errors import DataError, PluginError
 from fusionkit.interfaces import Cut, InputSpec
 from fusionkit.specs import TABULAR_KINDS
 
 ItemT = TypeVar("ItemT")
 BLOCK = 2048
 """Units that are shuffled and read together when a row has many, so that a row is decoded once per epoch."""
+
+
+SPEC_MEMBERS = ("columns", "draws", "identity", "views", "is_random", "content_key", "load", "collate")
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,11 @@ class ModalityReader:
     """
 
     def __init__(self, name: str, manifest: Manifest, spec: InputSpec, seed: int, workers: int = 0) -> None:
+        lacking = [member for member in SPEC_MEMBERS if not hasattr(spec, member)]
+        if lacking:
+            raise PluginError(
+                f"{name}.encoder: {type(spec).__name__} lacks {', '.join(lacking)} (an InputSpec). Mend it."
+            )
         self.name, self.manifest, self.spec, self.seed = name, manifest, spec, seed
         # threads suffice: decoding and resizing let go of the interpreter lock
         self._pool = ThreadPoolExecutor(workers) if workers else None
@@ -137,9 +146,15 @@ class ModalityReader:
         """Returns a row's content key, None where the modality is absent."""
         if row not in self._keys:
             try:
-                self._keys[row] = self.spec.content_key(self.manifest.cells_of(row, self.spec.columns))
+                key = self.spec.content_key(self.manifest.cells_of(row, self.spec.columns))
             except DataError as error:
                 raise self._at(row, error) from None
+            if key is not None and not (isinstance(key, bytes) and len(key) == KEY_BYTES):
+                raise PluginError(
+                    f"{self.name}.encoder: content_key gives {type(key).__name__}, and {KEY_BYTES} bytes or "
+                    "None are due. Mend the plugin."
+                )
+            self._keys[row] = key
         return self._keys[row]
 
     def present(self, rows: Iterable[int]) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from fusionkit.data.digests import file_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
 from fusionkit.interfaces import Encoder
-from fusionkit.model import SCALE_VERSION, FusionModel, ModalityBatch, PartFactory
+from fusionkit.model import SCALE_VERSION, FusionModel, ModalityBatch, PartFactory, check_features
 from fusionkit.recipe.components import PartPlan, data_files
 from fusionkit.specs import ImageOptions
 from fusionkit.store import Artefact, Store
@@ -246,7 +246,7 @@ class Feed:
             n: experiment.device.autocast for n in experiment.modalities if experiment.reader(n).is_stored
         }
         dims = {name: factory.dim(name) for name in experiment.modalities}
-        return FusionModel(chains, part("head"), precise, dims)
+        return FusionModel(chains, part("head"), precise, dims, experiment.task.output_dim)
 
     def ensure(self, units: Units, *, training: bool) -> int:
         """Computes the features that the store lacks for these units; returns how many rows were computed."""
@@ -298,7 +298,8 @@ def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> T
     """Returns a frozen encoder's features of a raw batch, (n, d) in fp32."""
     encoder = experiment.module(f"{modality}.encoder", origin)
     with torch.inference_mode(), experiment.device.autocast():
-        return cast(Tensor, encoder(experiment.to_device(raw)).float())
+        features = encoder(experiment.to_device(raw))
+    return check_features(f"{modality}.encoder", encoder, features).float()
 
 
 def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Units) -> Iterator[Any]:
@@ -321,5 +322,6 @@ def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Uni
             else:
                 inputs = experiment.to_device(reader.read(part, training=True))
             for name in before[1 if is_stored else 0 :]:
-                inputs = experiment.module(name, origins[name])(inputs)
+                module = experiment.module(name, origins[name])
+                inputs = check_features(name, module, module(inputs))
         yield inputs

@@ -15,7 +15,7 @@ from fusionkit.data.batches import Units, make_units
 from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, PluginError
 from fusionkit.interfaces import Fittable, InputSpec, SelfSupervised
-from fusionkit.model import seed_of
+from fusionkit.model import seed_of, state_digest
 from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
 from fusionkit.store import FORMAT, Artefact, address_of
@@ -167,6 +167,12 @@ class _Planner:
             raise DataError(
                 f"{where}: no training row has the modality (0 rows). Use more data or fewer folds."
             )
+        stops_early = getattr(stage, "early_stopping", None) is not None and verb != "fit"
+        if stops_early and not validation:
+            raise DataError(
+                f"stage {stage.name}: repeat {self.fold.repeat}, fold {self.fold.fold}: no validation row "
+                "has the modality (0 rows), and `early_stopping` needs some. Use more data or a larger share."
+            )
         seed = self._seed(learned[0])
         step = Step(
             verb,
@@ -174,7 +180,7 @@ class _Planner:
             tuple(learned),
             {path: self.origins[path] for path in used},
             rows,
-            validation if getattr(stage, "early_stopping", None) else (),
+            validation if stops_early else (),
             seed_of(seed, verb, *sorted(learned)),
         )
         step = replace(step, address=address_of(describe_step(self.experiment, step)))
@@ -286,7 +292,13 @@ def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> No
     targets = torch.from_numpy(
         experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows])
     )
+    before = state_digest(cast(nn.Module, module))
     module.fit(inputs, targets, seed=step.seed)
+    if not path.endswith(".scale") and state_digest(cast(nn.Module, module)) == before:
+        raise PluginError(
+            f"{path}: `fit` changed nothing in state_dict(), so nothing of it would be kept. "
+            "Keep all that is learned in parameters or buffers."
+        )
 
 
 def _all_inputs(experiment: Experiment, step: Step, units: Units) -> Any:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache as memoize
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
+from fusionkit import ResourceError
 from fusionkit_pathoemr.sample import SimulatedImage
 from fusionkit_pathoemr.tissue import Stain, draw_tissue
 
 GENERATOR = ("cohort.py", "sample.py", "scene.py", "tissue.py", "files.py")
 """Modules that decide on the pixels: their text is part of the address, so that no stale image is used."""
 JOURNAL = "digests.json"
+DRAWING = "FUSIONKIT_DRAWING"
+"""Set while helper processes draw into the folder that it names."""
 CHUNK = 16
 """Images that one process draws before it takes the next lot."""
 IMAGES_PER_SLIDE = 3
@@ -38,6 +42,10 @@ def store_images(
     was cut off, counts if its checksums hold. No byte depends on `workers` or on what else is asked for.
     """
     folder = cache / _address(seed, size)
+    if os.environ.get(DRAWING) == str(
+        folder
+    ):  # a script without a guard, run again by its own helper process
+        raise SystemExit(1)
     folder.mkdir(parents=True, exist_ok=True)
     # two runs that start together would otherwise draw everything twice
     with FileLock(folder / ".lock"):
@@ -82,10 +90,19 @@ def _draw_all(
             yield from _draw_chunk(chunk, folder, size)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
-        n = len(chunks)
-        for entries in pool.map(_draw_chunk, chunks, [folder] * n, [size] * n):
-            yield from entries
+    n = len(chunks)
+    os.environ[DRAWING] = str(folder)
+    try:
+        with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+            for entries in pool.map(_draw_chunk, chunks, [folder] * n, [size] * n):
+                yield from entries
+    except BrokenProcessPool:
+        raise ResourceError(
+            "pathoemr_sample: a process that draws images ended (killed, or the script that calls fusionkit "
+            "does not guard its start with `if __name__ == '__main__':`). Mend that, then try again."
+        ) from None
+    finally:
+        del os.environ[DRAWING]
 
 
 def _draw_chunk(

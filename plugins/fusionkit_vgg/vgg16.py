@@ -52,7 +52,7 @@ def _convolutions(weights: str) -> nn.Sequential:
 def _fetch_imagenet() -> dict[str, Tensor]:
     """Returns torchvision's ImageNet weights, from its cache or from the network."""
     try:
-        return vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict()
+        return cast(dict[str, Tensor], vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict())
     except OSError as error:
         raise DataError(
             f"weights: ImageNet's cannot be fetched ({error}). Go online, or name a safetensors file."
