@@ -334,11 +334,13 @@ def load_signals(data_root, *overrides):
 
 def test_the_example_of_signals_learns_from_rows_of_which_some_have_none(tmp_path):
     write_signals(tmp_path / "signals")
-    loaded, registry = load_signals(tmp_path, "evaluation.resamples=100", "training.device=cpu")
+    loaded, registry = load_signals(
+        tmp_path, "evaluation.resamples=100", "training={device: cpu, threads: 1}"
+    )
     places = Places(tmp_path, tmp_path / "store", tmp_path / "runs")
     result = run(loaded, registry, places, lambda name, data: None)
     assert set(result.report["models"]) == {"fused", "signal", "record", "signal_pretrained"}
-    tested = {name: model["subject"]["n_subjects"] for name, model in result.report["models"].items()}
+    tested = {name: model["n_subjects"] for name, model in result.report["models"].items()}
     assert tested == {"fused": 24, "record": 24, "signal": 20, "signal_pretrained": 20}
     assert run(loaded, registry, places, lambda name, data: None).computed == 0
 

@@ -298,3 +298,41 @@ def test_a_loss_that_is_not_finite_names_stage_batch_and_rows_and_leaves_no_arte
     )
     assert "(subject subject" in str(error.value)
     assert not experiment.store.has(plan.steps[-1].address)
+
+
+class Forgetful(toy_images.ToyCenter):
+    """Learns into an attribute that no artefact keeps."""
+
+    def fit(self, inputs, targets=None, *, seed):
+        self.learned = inputs.mean()
+        return self
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (
+            "closed_form",
+            "record.raiser: `fit` changed nothing in state_dict(), so nothing of it would be kept.",
+        ),
+        ("nothing", "record.raiser: liar has a method `fit`, and its card says that it learns nothing."),
+    ],
+)
+def test_a_fit_that_would_be_lost_is_the_plugins_mistake(tmp_path, monkeypatch, how, said):
+    class Liar:
+        __file__ = __file__
+
+        @staticmethod
+        @hookimpl
+        def fusionkit_components():
+            config = toys.ToyDenoiseConfig
+            card = RaiserSpec(name="liar", summary="", source="", config=config, build=Forgetful, learns=how)
+            return [card]
+
+    registry = toy_images.make_registry()
+    registry.add("liar", Liar)
+    monkeypatch.setattr(toy_images, "make_registry", lambda: registry)
+    with pytest.raises(PluginError) as error:
+        experiment = make_experiment(tmp_path, "modalities.record.raiser={use: liar}")
+        run_steps(experiment, plan_steps(experiment, FOLD, 0))
+    assert str(error.value).startswith(said)
