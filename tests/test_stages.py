@@ -332,7 +332,11 @@ def test_a_fit_that_would_be_lost_is_the_plugins_mistake(tmp_path, monkeypatch, 
     registry = toy_images.make_registry()
     registry.add("liar", Liar)
     monkeypatch.setattr(toy_images, "make_registry", lambda: registry)
-    with pytest.raises(PluginError) as error:
+
+    def learn() -> None:
         experiment = make_experiment(tmp_path, "modalities.record.raiser={use: liar}")
         run_steps(experiment, plan_steps(experiment, FOLD, 0))
+
+    with pytest.raises(PluginError) as error:
+        learn()
     assert str(error.value).startswith(said)
