@@ -19,7 +19,7 @@ from fusionkit.training.device import Device
 from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.stages import Plan
 
-FORMAT = 2
+FORMAT = 3
 """Of the index; raised where an older one cannot be read."""
 
 
@@ -42,6 +42,10 @@ class Member:
     member: int
     origins: Mapping[str, Origin]
     trained_on: Sequence[Sequence[str]]
+
+
+READ_FILES = ("resolved.yaml", "report.json")
+"""Files of a run folder that predict reads, beside the model: the index knows their sums."""
 
 
 def patterns_of(experiment: Experiment, plan: Plan) -> list[list[str]]:
@@ -68,6 +72,7 @@ def write_model(folder: Path, experiment: Experiment, members: Sequence[Member])
         "device": experiment.device.identity(),
         "plugins": _used_plugins(loaded),
         "columns": _declared_columns(loaded),
+        "files": {name: file_digest(folder.parent / name) for name in READ_FILES},
         "sha256": digests,
         "members": [
             {**vars(member), "origins": {path: vars(origin) for path, origin in member.origins.items()}}
@@ -159,6 +164,9 @@ def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
             raise ValueError("model/index.json is not what the run wrote")
         if index["format"] != FORMAT:
             raise ValueError(f"model/index.json has format {index['format']}, not {FORMAT}")
+        for name in READ_FILES:
+            if file_digest(folder / name) != index["files"][name]:
+                raise ValueError(f"{name} is not what the run wrote")
         models = json.loads((folder / "report.json").read_text(encoding="utf-8"))["models"]
         thresholds = {
             name: float(np.mean([fold["threshold"] for fold in models[name]["folds"]]))

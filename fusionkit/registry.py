@@ -160,8 +160,10 @@ class Registry:
             if observe is None:
                 continue
             try:
-                observe(name=name, data=data)
-            except Exception as error:
+                observe(name=name, data=dict(data))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit included
                 print(
                     f"plugin {self.manager.get_name(plugin)}: fusionkit_event failed ({error}).",
                     file=sys.stderr,
@@ -186,6 +188,9 @@ def _import_named(name: str) -> ModuleType:
     if file.suffix != ".py":
         return importlib.import_module(name)
     module_name = path.stem
+    loaded = sys.modules.get(module_name)
+    if loaded is not None and loaded.__file__ and file.exists() and Path(loaded.__file__).samefile(file):
+        return loaded  # a second copy of it would have classes of its own
     spec = importlib.util.spec_from_file_location(
         module_name, file, submodule_search_locations=[str(path)] if path.is_dir() else None
     )

@@ -267,6 +267,9 @@ def _report(
         is_simulated=manifest.is_simulated,
         unit=getattr(recipe.split, "unit", "subject"),
     )
+    blank = _n_blank(prepared)
+    if blank:
+        report["warnings"].append(f"{blank} tested samples have no modality at all; no figure counts them.")
     return {
         "recipe": recipe.name,
         "fusionkit": __version__,
@@ -275,6 +278,13 @@ def _report(
         "device": vars(prepared.main.device),
         **report,
     }
+
+
+def _n_blank(prepared: Prepared) -> int:
+    """Returns how many tested samples have no modality at all."""
+    readers = [prepared.main.reader(name) for name in prepared.main.modalities]
+    rows = {row for fold in prepared.folds for row in fold.test}
+    return sum(all(reader.key(row) is None for reader in readers) for row in rows)
 
 
 def make_run_folder(runs: Path, name: str) -> Path:
@@ -303,7 +313,6 @@ def _write_end(
     report: Mapping[str, Any],
     members: Sequence[Member],
 ) -> None:
-    write_model(folder / "model", prepared.main, members)
     main = prepared.main
     write_predictions_csv(
         folder / "predictions.csv",
@@ -314,6 +323,7 @@ def _write_end(
         is_simulated=main.manifest.is_simulated,
     )
     write_atomic(folder / "report.json", json_bytes(report))
+    write_model(folder / "model", prepared.main, members)  # last: its index holds the sum of the report
 
 
 def write_split(path: Path, prepared: Prepared) -> None:

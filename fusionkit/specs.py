@@ -46,7 +46,7 @@ class ColumnSpec(ComponentConfig):
     """Least and greatest allowed value of a numeric column."""
     missing: tuple[str, ...] = ("",)
     """Texts that mean that the value is missing; an empty cell always does."""
-    separator: str = "&"
+    separator: str = Field("&", min_length=1)
     """What joins the values of a multi column."""
     unit: str = ""
     """The unit of a numeric column, for people."""

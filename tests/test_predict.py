@@ -419,7 +419,7 @@ def test_every_artefact_that_is_not_what_the_run_wrote_is_named(copied):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"format": 2', '"format": 1'),
+        ('"format": 3', '"format": 1'),
         ('"yes"', '"yet"'),
         ('"seed": 0', '"seed": 1'),
         ('"is_learned": true', '"is_learned": false'),
@@ -465,7 +465,7 @@ def test_an_index_of_another_format_is_refused(copied):
     index["format"] = 1
     path.write_text(json.dumps({**index, "digest": address_of(index)}))
     assert open_broken(copied) == (
-        f"{copied}: the run folder is broken (model/index.json has format 1, not 2). Run the recipe again.",
+        f"{copied}: the run folder is broken (model/index.json has format 1, not 3). Run the recipe again.",
     )
 
 

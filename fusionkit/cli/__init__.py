@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fusionkit.cli.session import Session
-from fusionkit.errors import FusionkitError, ResourceError
+from fusionkit.errors import FusionkitError, PluginError, ResourceError
 
 COMMANDS = {
     "run": "run",
@@ -31,6 +31,9 @@ COMMANDS = {
 # what the machine refuses, rather than what a program does wrong
 _REFUSALS = (
     errno.ENOSPC,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
     errno.EDQUOT,
     errno.EROFS,
     errno.EACCES,
@@ -94,6 +97,11 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             typer.echo("interrupted: what was computed is kept; give the same command again.", err=True)
             raise typer.Exit(130) from None
+        except SystemExit as stop:
+            # a command ends by typer.Exit; only foreign code calls sys.exit, and must not look like success
+            raise PluginError(
+                f"a plugin ended the program (SystemExit {stop.code}). Mend it, or leave it out."
+            ) from stop
 
     return run
 
@@ -118,6 +126,8 @@ def _call(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
+        if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's word for no memory
+            return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
         traceback.print_exc()
         print(
             "error: this is a bug in fusionkit or in a plugin. Please report it with the lines above.",

@@ -119,6 +119,13 @@ def resolve_file(root: Path, text: str) -> Path:
     if Path(text).is_absolute() or PureWindowsPath(text).is_absolute():
         raise DataError(f"an absolute path ({text}). Give a path relative to {root}.")
     path = root / text
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        is_inside = path.resolve().is_relative_to(root.resolve())
+        path.is_file()  # raises for a name that is too long
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise DataError(
+            f"a path that cannot be followed ({text[:80]}: {error}). Mend the cell or the file."
+        ) from None
+    if not is_inside:
         raise DataError(f"a path that leaves its folder ({text}). Only files in {root} are read.")
     return path

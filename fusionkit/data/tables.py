@@ -260,9 +260,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
     text = _decode(path, encoding)
-    delimiter = max(
-        ",;\t", key=lambda mark: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=mark), []))
-    )
+    delimiter = _sniff(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[list[str]] = []
     ragged: list[str] = []
@@ -286,6 +284,16 @@ def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
     return pl.DataFrame(
         [pl.Series(name, cells, dtype=pl.String) for name, cells in zip(header, columns, strict=True)]
     )
+
+
+def _sniff(path: Path, text: str) -> str:
+    """Returns the delimiter that splits the first line into most cells."""
+    try:
+        return max(
+            ",;\t", key=lambda mark: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=mark), []))
+        )
+    except csv.Error as error:
+        raise DataError(f"{path}: line 1: not CSV ({error}). Check its quotes.") from None
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -208,7 +208,7 @@ class EvaluationNode(Node):
     """How the views of a sample become one."""
     samples: Literal["mean_probability", "mean_logit", "max_probability"] = "mean_probability"
     """How the samples of a subject become one."""
-    threshold: float | Literal["validation"] = 0.5
+    threshold: Annotated[float, Field(ge=0, le=1)] | Literal["validation"] = 0.5
     """Probability from which a subject is called positive; validation: the best balanced accuracy there."""
     interval: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
@@ -227,7 +227,7 @@ class TrainingNode(Node):
     """auto: a CUDA device if there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware multiplies it natively, for file inputs; records stay fp32."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads; null for as many as there are cores."""
     workers: int = Field(0, ge=0)
     """Threads that read images side by side, one more reads ahead; results do not depend on it."""

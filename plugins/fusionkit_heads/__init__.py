@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class ConcatMlpConfig(ComponentConfig):
     """Options of concat_mlp."""
 
-    hidden: tuple[int, ...] = (500, 100)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (500, 100)
     """Widths of the hidden layers (Yan et al. 2021: 500, 100)."""
     activation: Literal["relu", "tanh"] = "relu"
     """What follows every hidden layer; the paper does not say."""

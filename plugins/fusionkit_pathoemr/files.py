@@ -38,7 +38,7 @@ def store_images(
 ) -> Path:
     """Returns the folder that holds every image as simulated_<name>.png; draws those that are not there.
 
-    A file that is there counts if its length is the one in the journal; one without an entry, from a run that
+    A file that is there counts if its sha256 is the one in the journal; one without an entry, from a run that
     was cut off, counts if its checksums hold. No byte depends on `workers` or on what else is asked for.
     """
     folder = cache / _address(seed, size)
@@ -137,7 +137,7 @@ def _entry(folder: Path, image: SimulatedImage, journal: Mapping[str, Entry]) ->
         return None
     entry = journal.get(image.name)
     if entry is not None:
-        return entry if path.stat().st_size == entry["bytes"] else None
+        return entry if _describe(path) == entry else None
     return _describe(path) if _is_whole(path) else None
 
 
@@ -153,7 +153,10 @@ def _is_whole(path: Path) -> bool:
 def _read_journal(path: Path) -> dict[str, Entry]:
     if not path.is_file():
         return {}
-    return dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+    except (ValueError, LookupError, TypeError):
+        return {}  # a broken journal vouches for nothing: every image is looked at, or drawn again
 
 
 def _write_journal(path: Path, files: Mapping[str, Entry], size: tuple[int, int], seed: int) -> None:
