@@ -215,3 +215,13 @@ def test_without_folds_no_line_numbers_them(tmp_path, capsys, monkeypatch):
     assert "(5 stages computed)" in out
     assert [line for line in err.splitlines() if "fold" in line] == []
     assert err.splitlines()[1] == "fused learn_words: pretrain words.encoder on 18 rows"
+
+
+def test_a_plugin_that_exits_is_no_success(tmp_path, capsys, monkeypatch):
+    def leave(*args: Any, **named: Any) -> Any:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("fusionkit.run.run", leave)
+    code, out, err = call(capsys, "run", write_recipe(tmp_path), *QUICK, "-q", "--runs", tmp_path / "runs")
+    assert (code, out) == (5, "")
+    assert err == "error: a plugin ended the program (SystemExit 0). Mend it, or leave it out.\n"

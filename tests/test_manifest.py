@@ -116,3 +116,12 @@ def test_every_file_that_is_not_there_is_named_and_a_missing_cell_is_none(tmp_pa
     assert len(many.check_files(["image"])) == 21
     assert many.check_files(["image"])[-1] == "and 3 more files."
     assert many.check_files([]) == []
+
+
+def test_paths_that_cannot_be_followed_are_named(tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for text in ("loop.png", "a" * 300 + ".png"):
+        with pytest.raises(DataError) as error:
+            resolve_file(tmp_path, text)
+        assert str(error.value).startswith(f"a path that cannot be followed ({text[:80]}: ")
+        assert str(error.value).endswith("). Mend the cell or the file.")

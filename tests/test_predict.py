@@ -550,3 +550,12 @@ def test_a_recipe_whose_plugin_is_not_there_is_the_recipes_error(holdout):
 
     with pytest.raises(RecipeError, match=r"source\.use: there is no source of that name \('toy_pictures'\)"):
         open_run(holdout.folder, Registry(), Path())
+
+
+@pytest.mark.parametrize("name", ["resolved.yaml", "report.json"])
+def test_a_file_that_was_edited_is_noticed(name, copied):
+    path = copied / name
+    path.write_text(path.read_text() + "\n")
+    assert open_broken(copied) == (
+        f"{copied}: the run folder is broken ({name} is not what the run wrote). Run the recipe again.",
+    )

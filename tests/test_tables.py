@@ -385,3 +385,10 @@ def test_a_million_rows_take_seconds(tmp_path):
     data = manifest(**{name: frame[name] for name in frame.columns})
     assert check_table(data, COLUMNS | {"x": ColumnSpec(kind="numeric")}) == []
     assert time.perf_counter() - start < 20
+
+
+def test_a_first_line_that_is_no_csv_is_an_error(tmp_path):
+    path = write(tmp_path, "a" * 200_000 + ",b\n1,2\n")
+    assert refusal(path) == (
+        f"{path}: line 1: not CSV (field larger than field limit (131072)). Check its quotes.",
+    )

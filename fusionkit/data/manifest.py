@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -121,7 +122,8 @@ def resolve_file(root: Path, text: str) -> Path:
     path = root / text
     try:
         is_inside = path.resolve().is_relative_to(root.resolve())
-        path.is_file()  # raises for a name that is too long
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # raises for a name that is too long
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
         raise DataError(
             f"a path that cannot be followed ({text[:80]}: {error}). Mend the cell or the file."

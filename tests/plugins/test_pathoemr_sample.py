@@ -253,3 +253,20 @@ def spy(monkeypatch) -> list[str]:
 def _colours(image) -> np.ndarray:
     pixels = np.asarray(files.draw_image(image, (48, 36)), dtype=float) / 255
     return np.concatenate([pixels.mean(axis=(0, 1)), pixels.std(axis=(0, 1))])
+
+
+def test_a_stored_image_that_was_swapped_or_spoilt_is_drawn_again(tmp_path):
+    first = read(tmp_path)
+    whole = digests(first)
+    one, other, third = [first.root / name for name in first.cells["image"][:3]]
+    other.write_bytes(one.read_bytes())
+    third.write_bytes(third.read_bytes()[:-1] + b"\0")
+    assert digests(read(tmp_path)) == whole
+
+
+@pytest.mark.parametrize("text", ["", "x", "[]", "{}", '{"files": 3}'])
+def test_a_broken_journal_of_images_vouches_for_nothing(tmp_path, text):
+    first = read(tmp_path)
+    whole = digests(first)
+    (first.root / "digests.json").write_text(text)
+    assert digests(read(tmp_path)) == whole
