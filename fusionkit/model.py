@@ -229,16 +229,15 @@ def _checked(module: Any, plan: PartPlan) -> nn.Module:
     return module
 
 
-def check_features(path: str, part: nn.Module, features: Any, n_rows: int | None = None) -> Tensor:
+def check_features(path: str, part: nn.Module, features: Any) -> Tensor:
     """Returns a part's output if it is (n, output_dim) floats; raises PluginError otherwise."""
     dim = getattr(part, "output_dim", None)
     is_right = isinstance(features, Tensor) and features.ndim == 2 and features.is_floating_point()
-    if is_right and dim in (None, features.shape[1]) and n_rows in (None, len(features)):
+    if is_right and dim in (None, features.shape[1]):
         return cast(Tensor, features)
     given = (
         f"{features.dtype} {tuple(features.shape)}"
         if isinstance(features, Tensor)
         else type(features).__name__
     )
-    wanted = f"({'n' if n_rows is None else n_rows}, {dim or 'd'})"
-    raise PluginError(f"{path}: gives {given}, and {wanted} floats are due. Mend the plugin.")
+    raise PluginError(f"{path}: gives {given}, and (n, {dim or 'd'}) floats are due. Mend the plugin.")

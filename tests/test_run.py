@@ -273,6 +273,8 @@ def test_a_row_with_nothing_teaches_nothing_about_absence(tmp_path, monkeypatch)
     monkeypatch.setattr(toy_images, "make_manifest", spoil)
     result = run_toy(tmp_path, "evaluation.modalities_alone=false", "stages.fuse.batch_size=6")
     assert trained_on(read(result.folder / "model" / "index.json"), "fused") == {("image", "record")}
+    said = "2 tested samples have no modality at all; no figure counts them."
+    assert said in result.report["warnings"]
 
 
 def test_two_rows_with_the_same_picture_and_no_record_are_predicted_alike(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
+from fusionkit.recipe.schema import PRETRAINED
 
 _LABELS = {
     "roc_auc": "AUC",
@@ -15,9 +16,6 @@ _LABELS = {
     "specificity": "specificity",
 }
 _COLUMN = 13
-
-PRETRAINED = "_pretrained"
-"""Ends the name of a pretrain stage's own model."""
 
 
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:
