@@ -56,10 +56,12 @@ class Registry:
     Args:
         plugins: The plugins that loaded, by name.
         broken: The plugins that did not, by name, with the reason.
+        named: What `-p` named.
     """
 
     plugins: dict[str, Plugin] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    named: tuple[str, ...] = ()
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.GROUP))
     _cards: dict[tuple[str, str], list[tuple[Spec, Plugin]]] = field(default_factory=dict)
 
@@ -69,7 +71,7 @@ class Registry:
     @classmethod
     def discover(cls, extra: Sequence[str] = ()) -> Registry:
         """Loads every installed plugin and those that `-p` names; a broken one never stops the others."""
-        registry = cls()
+        registry = cls(named=tuple(extra))
         for entry in sorted(entry_points(group=hookspecs.GROUP), key=lambda entry: entry.name):
             registry._load(entry.name, entry)
         for name in extra:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from fusionkit.store import Store, resource_error, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device, describe_machine
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
+from fusionkit.training.jobs import side_by_side
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained
 
@@ -83,7 +85,7 @@ class RunResult:
     computed: int
 
 
-def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
+def prepare(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
     """Reads the data, checks them against the recipe and splits them; raises DataError with every problem."""
     recipe = loaded.recipe
     device = choose_device(recipe.training)
@@ -94,7 +96,7 @@ def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
     outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
     names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
     folds = make_folds(recipe.split, manifest, names, recipe.seed)
-    store, shared = Store(places.store), Shared()
+    store, shared = Store(places.store, waits=waits), Shared()
 
     def experiment(name: str, variant: LoadedRecipe) -> Experiment:
         def tell_of(event: str, data: Mapping[str, Any]) -> None:
@@ -154,19 +156,23 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
     folder = make_run_folder(places.runs, loaded.recipe.name)
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         started = time.monotonic()
+        turn = threading.Lock()  # jobs are listened to in threads
 
         def note(name: str, data: Mapping[str, Any]) -> None:
-            if name not in ("batch_finished", "features"):
-                line = {"seconds": round(time.monotonic() - started, 3), "event": name, **data}
-                log.write(json.dumps(line, default=str) + "\n")
-                log.flush()
-                registry.notify(name, data)
-            tell(name, data)
+            with turn:
+                if name not in ("batch_finished", "features"):
+                    line = {"seconds": round(time.monotonic() - started, 3), "event": name, **data}
+                    log.write(json.dumps(line, default=str) + "\n")
+                    log.flush()
+                    registry.notify(name, data)
+                tell(name, data)
 
         _write_start(folder, loaded, registry)
         prepared = prepare(loaded, places, note)
         write_split(folder / "split.csv", prepared)
-        predictions, members, computed = _compute(prepared, note)
+        with side_by_side(_other_jobs(prepared, registry, places), note) as jobs:
+            predictions, members, computed = _compute(prepared, note)
+        computed += jobs.computed
         report = _report(loaded, prepared, predictions)
         _write_end(folder, prepared, predictions, report, members)
         note("run_finished", {"folder": str(folder), "computed": computed})
@@ -174,13 +180,23 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
     return RunResult(folder, report, computed)
 
 
+def _other_jobs(prepared: Prepared, registry: Registry, places: Places) -> list[Mapping[str, Any]]:
+    """Returns what each job beside this process is told; none where there is nothing to share."""
+    loaded = prepared.main.factory.loaded
+    n_jobs = min(loaded.recipe.training.jobs, len(prepared.folds) * loaded.recipe.seeds)
+    task = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
+    folders = {name: str(path) for name, path in vars(places).items()}
+    return [{**task, **folders, "number": number} for number in range(1, n_jobs)]
+
+
 def _compute(prepared: Prepared, tell: Tell) -> tuple[dict[str, list[FoldPredictions]], list[Member], int]:
     """Runs every step and predicts every test row."""
     predictions: dict[str, list[FoldPredictions]] = {}
     members: list[Member] = []
     computed = 0
+    n_folds, n_jobs = len(prepared.folds), prepared.main.factory.loaded.recipe.training.jobs
     for number, fold in enumerate(prepared.folds):
-        tell("fold_started", {"fold": number + 1, "folds": len(prepared.folds)})
+        tell("fold_started", {"fold": number + 1, "folds": n_folds, "jobs": n_jobs})
         for name, experiment in prepared.variants.items():
             seeds = experiment.factory.loaded.recipe.seeds
             plans = [plan_steps(experiment, fold, member) for member in range(seeds)]

@@ -93,15 +93,20 @@ class Artefact:
     metadata: Mapping[str, Any]
 
 
+class Busy(Exception):
+    """Another process is computing what is asked for."""
+
+
 class Store:
     """A folder of verified files.
 
     Args:
         root: The folder; made when something is first written.
+        waits: Whether to wait for what another process is computing, or to raise Busy.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, waits: bool = True) -> None:
+        self.root, self.waits = root, waits
         self._journal: dict[str, set[str]] = {}
         self._journal_read = 0
         self._verified: dict[str, str] = {}
@@ -116,12 +121,14 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, address: str) -> Iterator[None]:
-        """Holds an address: others that want to compute the same wait, then find it done."""
+        """Holds an address: others that want to compute the same wait, or get Busy, and find it done."""
         folder = self.root / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / f"{address}.lock")
-            lock.acquire()
+            lock.acquire(timeout=-1 if self.waits else 0)
+        except Timeout:
+            raise Busy(address) from None
         except OSError as error:
             raise resource_error(folder, error) from error
         try:

@@ -38,7 +38,7 @@ def test_quiet_says_nothing(capsys):
 def test_without_a_terminal_each_stage_is_a_line_and_long_ones_speak_every_few_seconds(capsys, now):
     with progress.show_progress(quiet=False) as tell:
         tell("reading", {"source": "toy"})
-        tell("fold_started", {"fold": 1, "folds": 1})
+        tell("fold_started", {"fold": 1, "folds": 1, "jobs": 1})
         tell("stage_started", STAGE)
         tell("epoch_finished", EPOCH)
         now[0] += progress.LINE_SECONDS + 1
@@ -60,7 +60,7 @@ def test_without_a_terminal_each_stage_is_a_line_and_long_ones_speak_every_few_s
 def test_of_many_folds_the_first_speaks_at_length_and_the_others_now_and_then(capsys, now):
     with progress.show_progress(quiet=False) as tell:
         for fold in (1, 2, 3, 10):
-            tell("fold_started", {"fold": fold, "folds": 10})
+            tell("fold_started", {"fold": fold, "folds": 10, "jobs": 1})
             tell("stage_started", STAGE)
             now[0] += 6
     assert capsys.readouterr().err == (
@@ -81,7 +81,7 @@ def test_on_a_terminal_a_bar_counts_folds_and_another_the_steps_batches():
     bar, live = make_live()
     live.tell("reading", {"source": "toy"})
     assert shown(bar) == [("reading toy", 0, None)]
-    live.tell("fold_started", {"fold": 3, "folds": 5})
+    live.tell("fold_started", {"fold": 3, "folds": 5, "jobs": 1})
     live.tell("stage_started", STAGE)
     live.tell("batch_finished", {"where": "x", "epoch": 2, "epochs": 4, "batch": 1, "batches": 3})
     assert sorted(shown(bar)) == [("folds", 2, 5), ("fuse: head", 4, 12)]

@@ -49,6 +49,8 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
     if name == "stage_started":
         what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
+    if name == "job_failed":
+        return f"job {data['job']} ended, its stages are computed here ({data['problems'][0]})"
     if name == "part_skipped":
         return f"{data['stage']}: {data['part']} has nothing to learn, skipped"
     return None
@@ -66,12 +68,15 @@ class _Lines:
             self.folds = f"fold {data['fold']} of {data['folds']}: " if data["folds"] > 1 else ""
         line = describe(name, data)
         is_due = time.monotonic() - self.spoken > LINE_SECONDS
+        if "job" in data and name != "job_failed":
+            return  # what this process does stands for the others
         if name == "epoch_finished" and is_due:
             line = f"{data['where']}: epoch {data['epoch']:.0f} of {data['epochs']}, loss {data['loss']:.3f}"
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         # of many folds, only the first speaks at length
-        if line and (is_due or not self.folds or self.folds.startswith("fold 1 ") or name == "reading"):
+        is_said = not self.folds or self.folds.startswith("fold 1 ") or name in ("reading", "job_failed")
+        if line and (is_due or is_said):
             print(self.folds + line, file=sys.stderr, flush=True)
             self.spoken = time.monotonic()
 
@@ -87,10 +92,12 @@ class _Live:
         self.stage = ""
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
-        if name == "fold_started" and data["folds"] > 1:
-            if self.folds is None:
-                self.folds = self.bar.add_task("folds", total=data["folds"])
-            self.bar.update(self.folds, completed=data["fold"] - 1)
+        if name == "job_failed":
+            self.bar.console.print(describe(name, data))
+        elif "job" in data:
+            return  # what this process does stands for the others
+        elif name == "fold_started" and data["folds"] > 1:
+            self._show_fold(data["fold"] - 1, data["folds"], data["jobs"])
         elif name == "reading":
             self._show(f"reading {data['source']}", 0, None)
         elif name == "stage_started":
@@ -101,6 +108,13 @@ class _Live:
             self._show(self.stage or data["where"], done, data["batches"] * data["epochs"])
         elif name == "features":
             self._show(f"features of {data['modality']}", data["done"], data["total"])
+
+    def _show_fold(self, done: int, n_folds: int, n_jobs: int) -> None:
+        if self.folds is None:
+            self.folds = self.bar.add_task("folds")
+        # other jobs compute the rest meanwhile, so the time left is that of this process's share
+        share = -(-n_folds // n_jobs)
+        self.bar.update(self.folds, completed=done, total=share if done < share else n_folds)
 
     def _show(self, label: str, done: int, total: int | None) -> None:
         if self.step is None or label != self.label:

@@ -228,7 +228,9 @@ class TrainingNode(Node):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware multiplies it natively, for file inputs; records stay fp32."""
     threads: int | None = Field(None, ge=1, le=1024)
-    """CPU threads; null for as many as there are cores."""
+    """CPU threads of each job; null for the cores divided by the jobs."""
+    jobs: int = Field(1, ge=1, le=64)
+    """Processes that compute stages side by side; worth it where many small models are trained."""
     workers: int = Field(0, ge=0)
     """Threads that read images side by side, one more reads ahead; results do not depend on it."""
 

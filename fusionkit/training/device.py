@@ -72,7 +72,7 @@ def choose_device(options: TrainingNode) -> Device:
         reason = f"{type_} {'multiplies' if native else 'does not multiply'} bf16 natively"
     else:
         precision, reason = options.precision, "the recipe says so"
-    threads = options.threads or _n_cores()
+    threads = options.threads or max(1, _n_cores() // options.jobs)
     torch.set_num_threads(threads)
     return Device(type_, precision, threads, reason)
 

@@ -1,0 +1,82 @@
+"""A job: one of a run's processes, which computes stages into the store for the one that started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusionkit.data.splits import Fold
+from fusionkit.errors import FusionkitError
+from fusionkit.recipe.load import load_text
+from fusionkit.registry import Registry
+from fusionkit.run import Places, prepare
+from fusionkit.store import Busy
+from fusionkit.training.experiment import Experiment, Tell
+from fusionkit.training.stages import plan_steps, run_steps
+
+PAUSE_SECONDS = 0.2
+"""Before asking again whether what another process is at is done."""
+TOLD = ("stage_started", "stage_finished", "epoch_finished", "job_failed")
+
+
+def main() -> None:
+    """Reads the task from standard input; tells on standard output what happens, one JSON value a line."""
+    task = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a plugin prints is no event
+
+    def tell(name: str, data: Mapping[str, Any]) -> None:
+        if name in TOLD:
+            print(json.dumps({"event": name, **data}, default=str), file=channel, flush=True)
+
+    try:
+        _compute(task, tell)
+    except FusionkitError as error:
+        # the process that started this one meets the same problem, and says it to the user
+        tell("job_failed", {"problems": error.problems})
+
+
+def _end_with_starter() -> None:
+    """Waits for the end of standard input: then the process that started this one is gone."""
+    sys.stdin.read()
+    os._exit(0)
+
+
+def _compute(task: Mapping[str, Any], tell: Tell) -> None:
+    """Computes what no other process is at: its own share first, then the others', until nothing is left."""
+    registry = Registry.discover(task["plugins"])
+    places = Places(Path(task["data"]), Path(task["store"]), Path(task["runs"]))
+    loaded = load_text(task["recipe"], registry, data_root=places.data)
+    prepared = prepare(loaded, places, tell, waits=False)
+    units = [(fold, member) for fold in prepared.folds for member in range(loaded.recipe.seeds)]
+    first = task["number"] * len(units) // task["jobs"]
+    left = [
+        (experiment, fold, member)
+        for fold, member in units[first:] + units[:first]
+        for experiment in prepared.variants.values()
+    ]
+    while left:
+        before = len(left)
+        left = [unit for unit in left if not _is_done(*unit)]
+        if len(left) == before:
+            time.sleep(PAUSE_SECONDS)
+
+
+def _is_done(experiment: Experiment, fold: Fold, member: int) -> bool:
+    """Computes the steps of one model; says whether all are done, or another process is at one of them."""
+    try:
+        run_steps(experiment, plan_steps(experiment, fold, member))
+    except Busy:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
