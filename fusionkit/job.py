@@ -13,10 +13,10 @@ from typing import Any
 
 from fusionkit.data.splits import Fold
 from fusionkit.errors import FusionkitError
+from fusionkit.locks import Busy
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
 from fusionkit.run import Places, prepare
-from fusionkit.store import Busy
 from fusionkit.training.experiment import Experiment, Tell
 from fusionkit.training.stages import plan_steps, run_steps
 

@@ -165,7 +165,7 @@ def _experiments(
 ) -> dict[str, Experiment]:
     task = Classification(manifest.classes)
     device = choose_device(learned.loaded.recipe.training)
-    store, shared = Store(places.store), Shared(artefacts=learned.artefact)
+    store, shared = Store(places.store, tell), Shared(artefacts=learned.artefact)
     names = dict.fromkeys(member["model"] for member in learned.index["members"])
     experiments = {}
     for name in names:

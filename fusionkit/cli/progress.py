@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Without a terminal, how often a long step says how far it is."""
+AT_ONCE = ("reading", "waiting", "job_failed")
+"""What is said whenever it happens."""
 
 
 @contextmanager
@@ -53,6 +55,8 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
         return f"job {data['job']} ended, its stages are computed here ({data['problems'][0]})"
     if name == "part_skipped":
         return f"{data['stage']}: {data['part']} has nothing to learn, skipped"
+    if name == "waiting":
+        return f"waiting for {data['holder']}, which computes {data['what']}"
     return None
 
 
@@ -75,7 +79,7 @@ class _Lines:
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         # of many folds, only the first speaks at length
-        is_said = not self.folds or self.folds.startswith("fold 1 ") or name in ("reading", "job_failed")
+        is_said = not self.folds or self.folds.startswith("fold 1 ") or name in AT_ONCE
         if line and (is_due or is_said):
             print(self.folds + line, file=sys.stderr, flush=True)
             self.spoken = time.monotonic()
@@ -92,8 +96,8 @@ class _Live:
         self.stage = ""
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
-        if name == "job_failed":
-            self.bar.console.print(describe(name, data))
+        if name in ("job_failed", "waiting"):
+            self.bar.console.print(describe(name, data), markup=False, highlight=False)
         elif "job" in data:
             return  # what this process does stands for the others
         elif name == "fold_started" and data["folds"] > 1:
