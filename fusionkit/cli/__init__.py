@@ -18,8 +18,10 @@ from fusionkit.errors import FusionkitError, PluginError, ResourceError
 
 COMMANDS = {
     "run": "run",
-    "validate": "validate",
+    "resume": "resume",
+    "evaluate": "evaluate",
     "predict": "predict",
+    "validate": "validate",
     "list": "listing",
     "show": "show",
     "schema": "schema",
