@@ -23,7 +23,7 @@ def make_run(runs: Path, name: str, *, finished: bool = False, recipe: str = "st
 @pytest.mark.parametrize(
     ("error", "status", "event", "problems"),
     [
-        (TrainingError(["stage fuse: a", "stage fuse: b"]), "failed after ", "run_failed", ["stage fuse: a", "stage fuse: b"]),
+        (TrainingError(["a", "b"]), "failed after ", "run_failed", ["a", "b"]),
         (KeyboardInterrupt(), "interrupted after ", "run_interrupted", []),
         (ValueError("x"), "failed after ", "run_failed", ["ValueError('x')"]),
     ],
