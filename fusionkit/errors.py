@@ -62,6 +62,10 @@ class ResourceError(FusionkitError):
     exit_code = 8
 
 
+class FusionkitWarning(UserWarning):
+    """What a user should know and nothing stops for; shown as one sentence."""
+
+
 def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """Returns the hint for an unknown name: the nearest known one, and what is known."""
     names = sorted(set(known))

@@ -33,7 +33,7 @@ from fusionkit.run import (
     read_manifest,
     write_environment,
 )
-from fusionkit.store import address_of, resource_error, write_atomic
+from fusionkit.store import address_of, resource_error, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Tell
@@ -109,8 +109,9 @@ def evaluate(
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     os.replace(folder, unfinished)
     try:
-        report = _evaluate(learned, places, tell, seen, unfinished)
-        write_environment(unfinished, registry)
+        with using(places.store):
+            report = _evaluate(learned, places, tell, seen, unfinished)
+        write_environment(unfinished, learned.loaded, registry)
         write_atomic(unfinished / "report.json", json_bytes(report))
         os.replace(unfinished, folder)
     except OSError as error:

@@ -167,7 +167,7 @@ def make_experiments(
     """Returns the experiment of every model that learned, on other rows, the recipe as written first."""
     task = Classification(manifest.classes)
     device = choose_device(learned.loaded.recipe.training)
-    store, shared = Store(places.store), Shared(artefacts=learned.artefact)
+    store, shared = Store(places.store, tell), Shared(artefacts=learned.artefact)
     experiments = {}
     for name in learned.models:
         is_main = name == FUSED or len(learned.loaded.recipe.modalities) == 1

@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,9 +30,9 @@ from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
 from fusionkit.run_folder import marked_unfinished
-from fusionkit.store import Store, resource_error, write_atomic
+from fusionkit.store import Store, resource_error, using, write_atomic
 from fusionkit.task import Classification
-from fusionkit.training.device import choose_device, describe_machine
+from fusionkit.training.device import choose_device, describe_environment
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained
@@ -95,7 +96,7 @@ def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
     outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
     names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
     folds = make_folds(recipe.split, manifest, names, recipe.seed)
-    store, shared = Store(places.store), Shared()
+    store, shared = Store(places.store, tell), Shared()
 
     def experiment(name: str, variant: LoadedRecipe) -> Experiment:
         def tell_of(event: str, data: Mapping[str, Any]) -> None:
@@ -154,14 +155,14 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
     """Runs a recipe; what the store holds is not computed again."""
     folder = make_run_folder(places.runs, loaded.recipe.name)
     given = {"data_root": str(places.data.absolute()), "store": str(places.store.absolute())}
-    with marked_unfinished(folder, given), open(folder / "log.jsonl", "a", encoding="utf-8") as log:
+    log = folder / "log.jsonl"
+    with marked_unfinished(folder, given), using(places.store), _open_log(log) as write:
         started = time.monotonic()
 
         def note(name: str, data: Mapping[str, Any]) -> None:
             if name not in ("batch_finished", "features"):
                 line = {"seconds": round(time.monotonic() - started, 3), "event": name, **data}
-                log.write(json.dumps(line, default=str) + "\n")
-                log.flush()
+                write(json.dumps(line, default=str) + "\n")
                 registry.notify(name, data)
             tell(name, data)
 
@@ -300,16 +301,32 @@ def make_run_folder(runs: Path, name: str) -> Path:
     return folder
 
 
+@contextmanager
+def _open_log(path: Path) -> Iterator[Callable[[str], None]]:
+    """Yields what appends a line to the log; raises ResourceError where that is refused."""
+    # unbuffered: what a full disk refuses must not be tried once more on closing
+    with open(path, "ab", buffering=0) as log:
+
+        def write(line: str) -> None:
+            try:
+                log.write(line.encode())
+            except OSError as error:
+                raise resource_error(path, error) from error
+
+        yield write
+
+
 def _write_start(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None:
     write_atomic(folder / "recipe.yaml", loaded.text.encode())
     write_atomic(folder / "resolved.yaml", dump_yaml(loaded.resolved).encode())
-    write_environment(folder, registry)
+    write_environment(folder, loaded, registry)
 
 
-def write_environment(folder: Path, registry: Registry) -> None:
+def write_environment(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None:
     """Writes what else could matter to a number."""
     versions = {plugin.name: plugin.version for plugin in registry.plugins.values()}
-    environment = {"fusionkit": __version__, "plugins": versions, **describe_machine()}
+    device = choose_device(loaded.recipe.training)
+    environment = {"fusionkit": __version__, "plugins": versions, **describe_environment(device)}
     write_atomic(folder / "environment.json", json_bytes(environment))
 
 

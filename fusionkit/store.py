@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fusionkit.errors import ResourceError
+from fusionkit.errors import FusionkitWarning, ResourceError
+from fusionkit.locks import Tell, hold, in_use, is_free, users
 
 FORMAT = 1
 """Version of the store's layout; part of every address."""
@@ -98,10 +98,11 @@ class Store:
 
     Args:
         root: The folder; made when something is first written.
+        tell: Is told when one waits for another process.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, tell: Tell = lambda name, data: None) -> None:
+        self.root, self.tell = root, tell
         self._journal: dict[str, set[str]] = {}
         self._journal_read = 0
         self._verified: dict[str, str] = {}
@@ -115,19 +116,15 @@ class Store:
         return self.root / "artefacts" / f"{address}.safetensors"
 
     @contextlib.contextmanager
-    def lock(self, address: str) -> Iterator[None]:
-        """Holds an address: others that want to compute the same wait, then find it done."""
+    def lock(self, address: str, what: str) -> Iterator[None]:
+        """Holds an address: others that want to compute the same wait, say so, then find it done."""
         folder = self.root / "locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{address}.lock")
-            lock.acquire()
-        except OSError as error:
-            raise resource_error(folder, error) from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(folder / f"{address}.lock", what, self.tell))
+            except OSError as error:
+                raise resource_error(folder, error) from error
             yield
-        finally:
-            lock.release()
 
     def _read_journal(self) -> None:
         path = self.root / "journal.jsonl"
@@ -183,9 +180,14 @@ class Store:
         if name in self._verified:
             return True
         self._read_journal()
-        digest = file_digest(path)
+        try:
+            digest = file_digest(path)
+        except FileNotFoundError:
+            return False  # pruned, or set aside by another process, just now
         if digest in self._journal.get(name, ()):
             self._verified[name] = digest
+            with contextlib.suppress(OSError):  # only pruning asks when a file was last used
+                os.utime(path)
             return True
         self._set_aside(path)
         return False
@@ -199,7 +201,8 @@ class Store:
             return  # another process set it aside first
         except OSError as error:
             raise resource_error(path, error) from error
-        warnings.warn(f"{path}: not what was written; set aside in broken/ and computed again.", stacklevel=2)
+        text = f"{path}: not what was written; set aside in broken/ and computed again."
+        warnings.warn(text, FusionkitWarning, stacklevel=2)
 
     def digest(self, address: str) -> str:
         """Returns the sha256 of an artefact's file; `has` must have said that it verifies."""
@@ -271,36 +274,64 @@ def _peek(path: Path) -> Mapping[str, Any]:
         return {"state": "unreadable"}
 
 
-def prune(root: Path, *, older_than_days: float) -> tuple[int, int]:
-    """Deletes files that are older, broken files, stale locks and temporary files.
+@contextlib.contextmanager
+def using(root: Path) -> Iterator[None]:
+    """Marks a store as used by this process, for `prune`; ResourceError where it cannot be written."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(in_use(root / "locks"))
+        except OSError as error:
+            raise resource_error(root / "locks", error) from error
+        yield
 
-    Returns:
-        How many files, how many bytes.
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning did.
+
+    Args:
+        files: How many files went.
+        size: How many bytes they had.
+        users: The running processes that use the store, in words; what they use stays.
     """
+
+    files: int
+    size: int
+    users: tuple[str, ...]
+
+
+KEPT_FOR_USERS = ("sources", "checkpoints")
+"""What a running process may come back to without having used it so far."""
+CLOCK_SECONDS = 60.0
+"""How far the clocks of files and of machines may be apart."""
+
+
+def prune(root: Path, *, older_than_days: float) -> Pruned:
+    """Deletes files that were not used for so long, broken files, stale locks and temporary files."""
+    holders = users(root / "locks")
     limit = time.time() - older_than_days * 86400
+    limit = min([limit, *(holder.since - CLOCK_SECONDS for holder in holders)])
     count = size = 0
     for path in sorted(root.rglob("*")) if root.exists() else []:
-        if not path.is_file() or path.name == "journal.jsonl":
-            continue
-        if _is_prunable(path, path.relative_to(root).parts[0], limit):
-            size += path.stat().st_size
-            count += 1
-            path.unlink()
-    return count, size
+        inside = path.relative_to(root).parts[0]
+        try:
+            status = path.stat()
+            if not path.is_file() or path.name == "journal.jsonl" or (holders and inside in KEPT_FOR_USERS):
+                continue
+            if _is_prunable(path, inside, status.st_mtime, limit):
+                path.unlink()
+                size += status.st_size
+                count += 1
+        except FileNotFoundError:
+            continue  # another process was quicker
+    return Pruned(count, size, tuple(holder.describe() for holder in holders))
 
 
-def _is_prunable(path: Path, inside: str, limit: float) -> bool:
+def _is_prunable(path: Path, inside: str, used: float, limit: float) -> bool:
     if inside == "broken":
         return True
     if inside != "locks" and path.suffix != ".tmp":
-        return path.stat().st_mtime < limit
+        return used < limit
     # what is younger than an hour may belong to a running process, and so may an old lock
-    return time.time() - path.stat().st_mtime > 3600 and (inside != "locks" or _is_free(path))
-
-
-def _is_free(lock: Path) -> bool:
-    try:
-        with FileLock(lock, timeout=0):
-            return True
-    except Timeout:
-        return False
+    lock = path.with_suffix(".lock")
+    return time.time() - used > 3600 and (inside != "locks" or not lock.exists() or is_free(lock))

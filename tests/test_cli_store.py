@@ -90,7 +90,7 @@ def test_size_adds_up_by_kind(root, capsys, monkeypatch):
 def test_prune_deletes_what_is_older(root, capsys):
     size = sizes(root)["a"]
     code, out, err = call(capsys, "store", "prune", "--store", root, "--json")
-    assert (code, json.loads(out), err) == (0, {"files": 1, "bytes": size}, "")
+    assert (code, json.loads(out), err) == (0, {"files": 1, "bytes": size, "users": []}, "")
     assert list(sizes(root)) == ["b"]
     assert call(capsys, "store", "prune", "--store", root, "--older-than", "2")[:2] == (
         0,

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from torch import nn
 from fusionkit.errors import RecipeError
 from fusionkit.recipe.schema import TrainingNode
 from fusionkit.training import device
-from fusionkit.training.device import Device, choose_device, describe_machine
+from fusionkit.training.device import Device, choose_device, describe_environment, describe_machine
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +51,11 @@ def test_the_recipe_has_the_last_word_on_the_precision(monkeypatch):
 def test_a_gpu_is_taken_where_there_is_one_and_the_recipe_does_not_say_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert choose_device(TrainingNode()).type == "cuda"
-    assert choose_device(TrainingNode(device="cpu")).type == "cpu"
+    try:
+        assert choose_device(TrainingNode()).type == "cuda"
+        assert choose_device(TrainingNode(device="cpu")).type == "cpu"
+    finally:
+        make_careless()
 
 
 def test_threads_are_set_and_recorded():
@@ -81,6 +87,41 @@ def test_autocast_multiplies_in_the_precision(precision, dtype):
 def test_the_machine_is_described_as_json():
     import json
 
-    described = describe_machine()
+    described = describe_environment(Device("cpu", "fp32", 1, "so"))
+    assert set(describe_machine()) < set(described)
     assert json.loads(json.dumps(described)) == described
-    assert {"python", "platform", "processor", "cores", "torch", "cuda", "gpu"} == set(described)
+    assert described["device"] == {"type": "cpu", "precision": "fp32", "threads": 1, "reason": "so"}
+    assert described["packages"]["numpy"] == np.__version__
+    assert described["threads"]["torch"] == torch.get_num_threads()
+    assert any("oneDNN" in line or "MKL" in line for line in described["libraries"])
+
+
+def test_variables_that_may_change_a_number_are_recorded_and_no_other(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    found = describe_environment(Device("cpu", "fp32", 1, "so"))["variables"]
+    assert {"OMP_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG"} <= set(found)
+    assert not {"SECRET_TOKEN", "HOME", "PATH"} & set(found)
+
+
+def test_cuda_is_asked_for_the_same_bits(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        choose_device(TrainingNode())
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        make_careless()
+
+
+def make_careless() -> None:
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

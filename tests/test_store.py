@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusionkit.errors import ResourceError
-from fusionkit.store import Artefact, Store, address_of, list_entries, prune, write_atomic
+from fusionkit.store import Artefact, Pruned, Store, address_of, list_entries, prune, using, write_atomic
 
 ARTEFACT = Artefact({"head.weight": torch.arange(6.0).reshape(2, 3)}, {"verb": "train", "parts": ["head"]})
 ADDRESS = "a" * 64
@@ -146,7 +146,7 @@ def test_a_store_that_cannot_be_locked_is_one_sentence(tmp_path):
     (tmp_path / "store").write_bytes(b"")
     with (
         pytest.raises(ResourceError, match=r"store/locks: cannot be written \(Not a directory\)"),
-        Store(tmp_path / "store").lock(ADDRESS),
+        Store(tmp_path / "store").lock(ADDRESS, "toy"),
     ):
         pass
 
@@ -313,7 +313,7 @@ def test_a_crash_between_journal_and_file_keeps_the_older_file(tmp_path, monkeyp
 
 def compute_once(root: Path, log: Path, address: str) -> None:
     store = Store(root)
-    with store.lock(address):
+    with store.lock(address, "toy"):
         if not store.has(address):
             time.sleep(0.2)
             with open(log, "a") as file:
@@ -337,7 +337,7 @@ def test_two_processes_compute_an_address_once(tmp_path):
 
 
 def hold(root: Path, ready: Path) -> None:
-    with Store(root).lock(ADDRESS):
+    with Store(root).lock(ADDRESS, "toy"):
         ready.touch()
         time.sleep(600)
 
@@ -355,13 +355,13 @@ def test_a_killed_holder_frees_its_lock(tmp_path):
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()
     started = time.monotonic()
-    with Store(tmp_path / "store").lock(ADDRESS):
+    with Store(tmp_path / "store").lock(ADDRESS, "toy"):
         assert time.monotonic() - started < 5
 
 
 def test_locks_of_different_addresses_do_not_wait(tmp_path):
     store = Store(tmp_path)
-    with store.lock(ADDRESS), store.lock("b" * 64):
+    with store.lock(ADDRESS, "toy"), store.lock("b" * 64, "toy"):
         pass
 
 
@@ -397,12 +397,13 @@ def test_pruning_deletes_what_is_older_and_what_is_broken(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x").write_bytes(b"123")
     size = store.artefact_path(ADDRESS).stat().st_size
-    assert prune(tmp_path, older_than_days=5) == (2, size + 3)
+    assert prune(tmp_path, older_than_days=5) == Pruned(2, size + 3, ())
     fresh = Store(tmp_path)
     assert not fresh.has(ADDRESS)
     assert fresh.has("b" * 64)
-    assert prune(tmp_path, older_than_days=5) == (0, 0)
-    assert prune(tmp_path / "nowhere", older_than_days=0) == (0, 0)
+    assert prune(tmp_path, older_than_days=5) == Pruned(0, 0, ())
+    assert prune(tmp_path / "nowhere", older_than_days=0) == Pruned(0, 0, ())
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_pruning_leaves_what_a_running_process_may_hold(tmp_path):
@@ -413,7 +414,7 @@ def test_pruning_leaves_what_a_running_process_may_hold(tmp_path):
     for path in (fresh_file, stale_file):
         path.write_bytes(b"")
     age(stale_file, 1)
-    with store.lock(ADDRESS):
+    with store.lock(ADDRESS, "toy"):
         age(tmp_path / "locks" / f"{ADDRESS}.lock", 1)
         prune(tmp_path, older_than_days=0)
         assert (tmp_path / "locks" / f"{ADDRESS}.lock").exists()
@@ -426,3 +427,56 @@ def test_pruning_leaves_what_a_running_process_may_hold(tmp_path):
     age(free, 1)
     prune(tmp_path, older_than_days=100)
     assert not free.exists()
+
+
+def test_what_was_used_yesterday_is_not_old_today(tmp_path):
+    Store(tmp_path).save(ADDRESS, ARTEFACT)
+    age(Store(tmp_path).artefact_path(ADDRESS), 90)
+    assert Store(tmp_path).has(ADDRESS), "which is a use"
+    assert prune(tmp_path, older_than_days=30).files == 0
+    assert Store(tmp_path).has(ADDRESS)
+
+
+def test_pruning_leaves_what_a_running_process_uses(tmp_path):
+    store = Store(tmp_path)
+    for address in (ADDRESS, "b" * 64):
+        store.save(address, ARTEFACT)
+        age(store.artefact_path(address), 9)
+    for name in ("sources/toy/0.png", "checkpoints/c.safetensors"):
+        store.put(name, b"x")
+        age(tmp_path / name, 9)
+    with using(tmp_path):
+        assert Store(tmp_path).has(ADDRESS)
+        done = prune(tmp_path, older_than_days=0)
+        assert (done.files, len(done.users)) == (1, 1), "only what nobody has used since the process began"
+        assert done.users[0].startswith(f"process {os.getpid()} on ")
+        assert Store(tmp_path).has(ADDRESS)
+        assert (tmp_path / "sources/toy/0.png").exists()
+    assert [path.name for path in (tmp_path / "locks").iterdir()] == []
+    for path in tmp_path.rglob("*.*"):
+        age(path, 9)
+    assert prune(tmp_path, older_than_days=0) == Pruned(3, store_size(), ())
+
+
+def store_size() -> int:
+    from fusionkit.store import to_bytes
+
+    return len(to_bytes(ARTEFACT)) + 2
+
+
+def test_a_process_that_was_killed_uses_nothing(tmp_path):
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "run-1-abcdef.lock").touch()
+    (tmp_path / "locks" / "run-1-abcdef.json").write_text('{"pid": 1, "host": "x", "since": 0}')
+    Store(tmp_path).save(ADDRESS, ARTEFACT)
+    age(Store(tmp_path).artefact_path(ADDRESS), 9)
+    assert prune(tmp_path, older_than_days=5).files == 1
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "store").write_bytes(b"")
+    with (
+        pytest.raises(ResourceError, match=r"store/locks: cannot be written \(Not a directory\)"),
+        using(tmp_path / "store"),
+    ):
+        pass

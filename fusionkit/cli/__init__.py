@@ -6,15 +6,18 @@ import errno
 import functools
 import importlib
 import os
+import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
+from fusionkit import interruption
 from fusionkit.cli.session import Session
-from fusionkit.errors import FusionkitError, PluginError, ResourceError
+from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, ResourceError
 
 COMMANDS = {
     "run": "run",
@@ -89,16 +92,20 @@ def build_app() -> typer.Typer:
     return app
 
 
+class _InterruptedError(Exception):
+    """A command was interrupted; a KeyboardInterrupt itself would be Typer's."""
+
+
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """Ends a command with a sentence where it is interrupted; else Typer would say that it aborted."""
+    """Lets Ctrl-C and SIGTERM end a command where it loses least."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         try:
-            command(*arguments, **options)
+            with interruption.listening():
+                command(*arguments, **options)
         except KeyboardInterrupt:
-            typer.echo("interrupted: what was computed is kept; give the same command again.", err=True)
-            raise typer.Exit(130) from None
+            raise _InterruptedError from None
         except SystemExit as stop:
             # a command ends by typer.Exit; only foreign code calls sys.exit, and must not look like success
             raise PluginError(
@@ -115,28 +122,43 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _call(arguments: Sequence[str] | None) -> int:
     """Runs one command and returns its exit code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _call_app(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _call_app(arguments: list[str]) -> int:
     try:
-        build_app()(None if arguments is None else list(arguments), prog_name="fusionkit")
+        build_app()(arguments, prog_name="fusionkit")
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):
             return 0  # the reader has gone (`| head`), which is no mistake
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except FusionkitError as error:
         return _report(error)
-    except MemoryError:
-        return _report(ResourceError("memory is full. Ask for smaller batches or fewer workers."))
+    except _InterruptedError:
+        print("interrupted: what was computed is kept. To go on, give the same command:", file=sys.stderr)
+        print(f"  {shlex.join(['fusionkit', *arguments])}", file=sys.stderr)
+        return 130
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
-            return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
-        if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's word for no memory
-            return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
-        traceback.print_exc()
-        print(
-            "error: this is a bug in fusionkit or in a plugin. Please report it with the lines above.",
-            file=sys.stderr,
-        )
-        return 1
+        return _report_unforeseen(error)
     return 0
+
+
+def _report_unforeseen(error: Exception) -> int:
+    """Reports what the machine refuses as such, and anything else as a bug."""
+    if isinstance(error, MemoryError):
+        return _report(ResourceError("memory is full. Ask for smaller batches or fewer workers."))
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
+    if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's word for no memory
+        return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
+    traceback.print_exception(error)
+    print(
+        "error: this is a bug in fusionkit or in a plugin. Please report it with the lines above.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _report(error: FusionkitError) -> int:
@@ -145,12 +167,28 @@ def _report(error: FusionkitError) -> int:
     return error.exit_code
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Shows our own warnings as one sentence, and those of others with their place."""
+    is_ours = issubclass(category, FusionkitWarning)
+    text = f"warning: {message}\n" if is_ours else warnings.formatwarning(message, category, filename, lineno)
+    (file or sys.stderr).write(text)
+
+
 def _close_output(code: int) -> int:
-    """Flushes what was printed, in case the reader has gone."""
+    """Flushes what was printed, in case the reader has gone, or the disk is full."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # the interpreter flushes once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):
+            return 0
+        return _report(ResourceError(f"standard output: cannot be written ({error.strerror})."))
     return code

@@ -51,6 +51,8 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
     if name == "part_skipped":
         return f"{data['stage']}: {data['part']} has nothing to learn, skipped"
+    if name == "waiting":
+        return f"waiting for {data['holder']}, which computes {data['what']}"
     return None
 
 
@@ -71,7 +73,8 @@ class _Lines:
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         # of many folds, only the first speaks at length
-        if line and (is_due or not self.folds or self.folds.startswith("fold 1 ") or name == "reading"):
+        is_due = is_due or name in ("reading", "waiting")
+        if line and (is_due or not self.folds or self.folds.startswith("fold 1 ")):
             print(self.folds + line, file=sys.stderr, flush=True)
             self.spoken = time.monotonic()
 
@@ -101,6 +104,8 @@ class _Live:
             self._show(self.stage or data["where"], done, data["batches"] * data["epochs"])
         elif name == "features":
             self._show(f"features of {data['modality']}", data["done"], data["total"])
+        elif name == "waiting":
+            self.bar.console.print(describe(name, data), markup=False, highlight=False)
 
     def _show(self, label: str, done: int, total: int | None) -> None:
         if self.step is None or label != self.label:

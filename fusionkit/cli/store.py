@@ -56,18 +56,21 @@ def size(store: StoreRoot = None, as_json: AsJson = False) -> None:
 @app.command("prune")
 def prune_(
     store: StoreRoot = None,
-    older_than: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Delete what is older.")] = 30.0,
+    older_than: Annotated[
+        float, typer.Option(metavar="DAYS", min=0, help="Delete what was not used for so long.")
+    ] = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """Delete old and broken files and what crashes left; what is deleted is computed again when needed."""
     from fusionkit.store import prune
 
-    count, bytes_ = prune(store_root(store), older_than_days=older_than)
-    print(
-        json.dumps({"files": count, "bytes": bytes_})
-        if as_json
-        else f"{count} files deleted, {_size(bytes_)}."
-    )
+    done = prune(store_root(store), older_than_days=older_than)
+    if as_json:
+        print(json.dumps({"files": done.files, "bytes": done.size, "users": done.users}))
+        return
+    print(f"{done.files} files deleted, {_size(done.size)}.")
+    for user in done.users:
+        print(f"In use by {user}: what it uses stays.")
 
 
 def _size(n_bytes: float) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -72,6 +75,8 @@ def choose_device(options: TrainingNode) -> Device:
         reason = f"{type_} {'multiplies' if native else 'does not multiply'} bf16 natively"
     else:
         precision, reason = options.precision, "the recipe says so"
+    if type_ == "cuda":
+        _make_deterministic()
     threads = options.threads or _n_cores()
     torch.set_num_threads(threads)
     return Device(type_, precision, threads, reason)
@@ -82,8 +87,25 @@ def _n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _make_deterministic() -> None:
+    """Asks CUDA for the same bits every time; an operation that cannot do so warns, and goes on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS starts
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # which algorithm is quickest may change from run to run
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # filling memory that nothing reads would cost time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+VARIABLES = re.compile(
+    r"(OMP|GOMP|KMP|MKL|ONEDNN|DNNL|OPENBLAS|BLIS|VECLIB|ATEN|TORCH|PYTORCH|CUDA|CUDNN|CUBLAS|NVIDIA|NCCL"
+    r"|POLARS|FUSIONKIT)_\w+|PYTHONHASHSEED|LD_PRELOAD"
+)
+"""Environment variables that can change a number, a speed, or what is read."""
+
+
 def describe_machine() -> dict[str, object]:
-    """Returns what else could matter to a number: versions, processor, device."""
+    """Returns what the machine is: versions, processor, device."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -93,3 +115,32 @@ def describe_machine() -> dict[str, object]:
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def describe_environment(device: Device) -> dict[str, object]:
+    """Returns what else could matter to a number: the machine, threads, switches, variables, packages."""
+    build = torch.__config__.show().splitlines()[1:]
+    return {
+        **describe_machine(),
+        "processor_name": _processor_name(),
+        "device": vars(device),
+        "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
+        "libraries": [line.strip(" -") for line in build if "Build settings" not in line],
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
+        "switches": {
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            "cudnn_deterministic": torch.backends.cudnn.deterministic,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "matmul_precision": torch.get_float32_matmul_precision(),
+        },
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if VARIABLES.fullmatch(name)},
+        "packages": {found.name: found.version for found in importlib.metadata.distributions()},
+    }
+
+
+def _processor_name() -> str:
+    """Returns the processor's name; of Linux from the kernel, since Python does not know it there."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

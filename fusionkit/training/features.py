@@ -141,7 +141,7 @@ def ensure_features(
     keys = reader.feature_keys(units, training=training)
     if not table.missing(keys):
         return 0
-    with table.store.lock(table.folder.name):
+    with table.store.lock(table.folder.name, f"features of {reader.name}"):
         table.refresh()  # another process may just have computed them
         missing = table.missing(keys)
         parts = read_ahead(units.take(missing), BATCH, [reader], training=training)

@@ -245,7 +245,7 @@ def _run_step(experiment: Experiment, step: Step) -> int:
     store = experiment.store
     if store.has(step.address):
         return 0
-    with store.lock(step.address):
+    with store.lock(step.address, f"{step.stage.name}: {step.verb} {', '.join(step.learned)}"):
         if store.has(step.address):
             return 0
         described = {"verb": step.verb, "stage": step.stage.name, "parts": list(step.learned)}

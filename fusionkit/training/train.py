@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusionkit import interruption
 from fusionkit.errors import TrainingError
 from fusionkit.model import seed_of
 from fusionkit.recipe.schema import LoopOptions
@@ -72,9 +73,24 @@ def run_loop(
 
     Raises:
         TrainingError: A loss is not finite; nothing of it is saved.
+        KeyboardInterrupt: A stop was asked for; what it got to is saved.
     """
     for module in job.modules.values():
         module.requires_grad_(True)
+    with interruption.postponed():
+        progress, best = _run_epochs(job, store, address, tell)
+    if best is not None:
+        _load(job, best)
+    _set_training(job, False)
+    for module in job.modules.values():
+        module.requires_grad_(False)
+    return progress.history
+
+
+def _run_epochs(
+    job: Job, store: Store, address: str, tell: Callable[[str, Mapping[str, Any]], None]
+) -> tuple[Progress, dict[str, Tensor] | None]:
+    """Runs the epochs that are left; returns the progress, and the best weights under early stopping."""
     optimizer = make_optimizer(job)
     progress, best = _restore(job, optimizer, store, address)
     saved = time.monotonic()
@@ -90,15 +106,14 @@ def run_loop(
                 best = _state(job)
         progress.history.append(record)
         tell("epoch_finished", {"where": job.where, "epochs": job.options.epochs, **record})
-        if time.monotonic() - saved > CHECKPOINT_SECONDS and progress.epoch < job.options.epochs:
+        is_due = time.monotonic() - saved > CHECKPOINT_SECONDS and progress.epoch < job.options.epochs
+        must_stop = interruption.is_asked()
+        if is_due or must_stop:
             _checkpoint(job, optimizer, progress, best, store, address)
             saved = time.monotonic()
-    if best is not None:
-        _load(job, best)
-    _set_training(job, False)
-    for module in job.modules.values():
-        module.requires_grad_(False)
-    return progress.history
+        if must_stop:
+            raise KeyboardInterrupt
+    return progress, best
 
 
 def _is_over(job: Job, progress: Progress) -> bool:

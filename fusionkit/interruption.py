@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM: what can be saved within seconds is saved first; Ctrl-C twice stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+GRACE_SECONDS = 5
+"""How long an epoch may go on, to be saved whole, once a stop is asked for; schedulers kill after 10."""
+
+
+STDERR = 2
+
+
+@dataclass
+class _Request:
+    """Whether a stop is asked for, and whether it is held back."""
+
+    is_made: bool = False
+    is_postponed: bool = False
+
+
+_request = _Request()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Makes Ctrl-C and SIGTERM a KeyboardInterrupt inside, at once or after what `postponed` holds back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is told of signals
+        return
+    heard = [
+        number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, _receive) for number in heard}
+    try:
+        yield
+    finally:
+        _request.is_made = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Holds a stop back inside, for some seconds: look at `is_asked` wherever one can save and stop."""
+    _request.is_postponed = True
+    try:
+        yield
+    finally:
+        if _request.is_made:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        _request.is_postponed = False
+    if _request.is_made:
+        raise KeyboardInterrupt
+
+
+def is_asked() -> bool:
+    """Says whether a stop is asked for; from then on there is no hurry to answer it."""
+    if _request.is_made:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return _request.is_made
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    if _request.is_made:
+        if number == signal.SIGINT:  # schedulers may send SIGTERM again and again
+            _stop_at_once()
+        return
+    _request.is_made = True
+    if not _request.is_postponed:
+        raise KeyboardInterrupt
+    _say(f"interrupted: ends and saves this epoch ({GRACE_SECONDS} seconds at most); Ctrl-C stops at once.")
+    signal.signal(signal.SIGALRM, _ring)
+    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+
+def _ring(number: int, frame: FrameType | None) -> None:
+    if _request.is_postponed:
+        raise KeyboardInterrupt
+
+
+def _stop_at_once() -> None:
+    """Ends the process as a crash does, since what it waits for may never come; the store endures that."""
+    _say("interrupted: stopped at once; what was computed before is kept.")
+    os._exit(130)
+
+
+def _say(text: str) -> None:
+    # not print: it may be what the signal has interrupted. Terminals: over the progress bar, cursor shown
+    before, after = ("\r\x1b[K", "\n\x1b[?25h") if os.isatty(STDERR) else ("", "")
+    os.write(STDERR, f"{before}{text}\n{after}".encode())
