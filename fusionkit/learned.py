@@ -1,25 +1,38 @@
-"""What a run leaves for predict: written by the one, read and checked by the other."""
+"""What a run leaves for predict and evaluate: written by the one, read and checked by the others."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fusionkit.errors import DataError, IntegrityError
+from fusionkit.data.splits import Fold
+from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.recipe.load import LoadedRecipe, load_text
 from fusionkit.registry import Registry
-from fusionkit.store import Artefact, Store, address_of, file_digest, read_artefact, write_atomic
+from fusionkit.run_folder import why_unfinished
+from fusionkit.store import (
+    Artefact,
+    Store,
+    address_of,
+    file_digest,
+    read_artefact,
+    to_bytes,
+    write_atomic,
+)
 from fusionkit.training.device import Device
 from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.stages import Plan
 
-FORMAT = 3
+FORMAT = 4
 """Of the index; raised where an older one cannot be read."""
 
 
@@ -46,6 +59,11 @@ class Member:
 
 READ_FILES = ("resolved.yaml", "report.json")
 """Files of a run folder that predict reads, beside the model: the index knows their sums."""
+SEEN_FILE = "seen.safetensors"
+"""Whom the run learned from: hashes of subjects and of files, so that evaluate finds them again."""
+SEEN_BYTES = 16
+MAY_DIFFER = ("range", "missing")
+"""What other data may declare otherwise: neither changes the number that a cell becomes."""
 
 
 def patterns_of(experiment: Experiment, plan: Plan) -> list[list[str]]:
@@ -57,14 +75,18 @@ def patterns_of(experiment: Experiment, plan: Plan) -> list[list[str]]:
     return [list(pattern) for pattern in sorted(found)]
 
 
-def write_model(folder: Path, experiment: Experiment, members: Sequence[Member]) -> None:
-    """Writes an index of the members, and a link to (or a copy of) every artefact."""
+def write_model(
+    folder: Path, experiment: Experiment, members: Sequence[Member], folds: Sequence[Fold]
+) -> None:
+    """Writes an index of the members, a link to (or a copy of) every artefact, and whom they learned from."""
     loaded, manifest = experiment.factory.loaded, experiment.manifest
     digests: dict[str, str] = {}
     for member in members:
         for origin in member.origins.values():
             if origin.is_learned and origin.address not in digests:
                 digests[origin.address] = _link(experiment.store, origin.address, folder)
+    rows = sorted({row for fold in folds for row in (*fold.train, *fold.validation)})
+    write_atomic(folder / SEEN_FILE, to_bytes(Artefact(seen_tensors(experiment, rows), {})))
     index = {
         "format": FORMAT,
         "classes": list(manifest.classes),
@@ -73,6 +95,7 @@ def write_model(folder: Path, experiment: Experiment, members: Sequence[Member])
         "plugins": _used_plugins(loaded),
         "columns": _declared_columns(loaded),
         "files": {name: file_digest(folder.parent / name) for name in READ_FILES},
+        "seen": file_digest(folder / SEEN_FILE),
         "sha256": digests,
         "members": [
             {**vars(member), "origins": {path: vars(origin) for path, origin in member.origins.items()}}
@@ -80,6 +103,37 @@ def write_model(folder: Path, experiment: Experiment, members: Sequence[Member])
         ],
     }
     write_atomic(folder / "index.json", json_bytes({**index, "digest": address_of(index)}))
+
+
+def seen_tensors(experiment: Experiment, rows: Iterable[int]) -> dict[str, Tensor]:
+    """Returns hashes of the rows' subjects, and per modality that reads files the content keys of its rows.
+
+    A record is no trace: two people may well have the same.
+    """
+    rows, manifest = list(rows), experiment.manifest
+    found = {"subjects": _hashes(subject_hash(manifest.subjects[row]) for row in rows)}
+    for name in file_modalities(experiment):
+        keys = (experiment.reader(name).key(row) for row in rows)
+        found[f"files.{name}"] = _hashes(key[:SEEN_BYTES] for key in keys if key is not None)
+    return found
+
+
+def file_modalities(experiment: Experiment) -> list[str]:
+    """Returns the modalities that read files."""
+    schema, columns = experiment.manifest.schema, experiment.factory.loaded.columns
+    return [name for name in columns if any(schema[column].kind == "file" for column in columns[name])]
+
+
+def subject_hash(subject: str) -> bytes:
+    """Returns what stands for a subject in a run's folder."""
+    return hashlib.sha256(f"subject {subject}".encode()).digest()[:SEEN_BYTES]
+
+
+def _hashes(values: Iterable[bytes]) -> Tensor:
+    """Returns distinct hashes (n, 16), sorted: their order says nothing of the rows'."""
+    distinct = sorted(set(values))
+    table = np.frombuffer(b"".join(distinct), dtype=np.uint8).reshape(len(distinct), SEEN_BYTES)
+    return torch.from_numpy(table.copy())
 
 
 def json_bytes(node: Any) -> bytes:
@@ -119,13 +173,34 @@ class LearnedRun:
         folder: The run folder.
         loaded: Its resolved recipe.
         index: `model/index.json`.
-        thresholds: By model, the probability of the last class from which a row is called it.
+        thresholds: By model, pretrained classifiers included, the probability of the last class from which a
+            row is called it.
+        redeclared: Columns whose range or missing texts are declared otherwise than in the run.
     """
 
     folder: Path
     loaded: LoadedRecipe
     index: Mapping[str, Any]
     thresholds: Mapping[str, float]
+    redeclared: Sequence[str] = ()
+
+    @property
+    def models(self) -> list[str]:
+        """The models that learned, the recipe as written first."""
+        return list(dict.fromkeys(member["model"] for member in self.index["members"]))
+
+    def members(self, model: str) -> list[dict[str, Origin]]:
+        """Returns the origins of each of a model's members: all its folds and initialisations."""
+        found = [member["origins"] for member in self.index["members"] if member["model"] == model]
+        return [{path: Origin(**origin) for path, origin in origins.items()} for origins in found]
+
+    def seen(self) -> dict[str, set[bytes]]:
+        """Returns the hashes of whom the run learned from: of `subjects`, and of files by modality."""
+        tensors = read_artefact(self.folder / "model" / SEEN_FILE).tensors
+        return {
+            name.removeprefix("files."): {row.tobytes() for row in tensor.numpy()}
+            for name, tensor in tensors.items()
+        }
 
     def artefact(self, address: str) -> Artefact | None:
         """Reads one learned artefact."""
@@ -151,13 +226,17 @@ def _artefact_path(folder: Path, address: str) -> Path:
     return folder / "model" / f"{address}.safetensors"
 
 
-def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
-    """Opens a run folder; raises DataError if it is none, IntegrityError if it is broken."""
+def open_run(folder: Path, registry: Registry, data_root: Path, overrides: Sequence[str] = ()) -> LearnedRun:
+    """Opens a run folder; `overrides` may say where other data come from, and nothing else.
+
+    Raises:
+        DataError: It is no run folder, or the run is not finished.
+        IntegrityError: It is not what the run wrote.
+        RecipeError: An override is wrong, or changes more than the source.
+    """
     index_path = folder / "model" / "index.json"
     if not index_path.is_file():
-        raise DataError(
-            f"{folder}: no finished run (no model/index.json). Give one, such as runs/NAME/latest."
-        )
+        raise DataError(why_unfinished(folder))
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
         if index.pop("digest", None) != address_of(index):
@@ -168,24 +247,39 @@ def open_run(folder: Path, registry: Registry, data_root: Path) -> LearnedRun:
             if file_digest(folder / name) != index["files"][name]:
                 raise ValueError(f"{name} is not what the run wrote")
         models = json.loads((folder / "report.json").read_text(encoding="utf-8"))["models"]
-        thresholds = {
-            name: float(np.mean([fold["threshold"] for fold in models[name]["folds"]]))
-            for name in {member["model"] for member in index["members"]}
-        }
+        thresholds = {name: _mean_threshold(model["folds"]) for name, model in models.items()}
         text = (folder / "resolved.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder}: the run folder is broken ({error}). Run the recipe again.") from None
     _check_artefacts(folder, index)
-    loaded = load_text(text, registry, name=str(folder / "resolved.yaml"), data_root=data_root)
-    _check_columns(folder, index, loaded)
-    return LearnedRun(folder, loaded, index, thresholds)
+    name = str(folder / "resolved.yaml")
+    loaded = load_text(text, registry, name=name, overrides=_of_source(overrides), data_root=data_root)
+    redeclared = _check_columns(folder, index, loaded, MAY_DIFFER if overrides else ())
+    return LearnedRun(folder, loaded, index, thresholds, redeclared)
+
+
+def _mean_threshold(folds: Sequence[Mapping[str, Any]]) -> float:
+    """Returns the mean over folds; where there are more than two classes none has one, and none is used."""
+    return float(np.mean([0.5 if fold["threshold"] is None else fold["threshold"] for fold in folds]))
+
+
+def _of_source(overrides: Sequence[str]) -> Sequence[str]:
+    """Returns the overrides; raises RecipeError for each that changes what the run learned."""
+    problems = [
+        f"override '{text}': only where the data come from may be changed. Write source.OPTION=VALUE."
+        for text in overrides
+        if text.partition("=")[0].partition(".")[0].strip() != "source"
+    ]
+    if problems:
+        raise RecipeError(problems)
+    return overrides
 
 
 def _check_artefacts(folder: Path, index: Mapping[str, Any]) -> None:
     """Raises IntegrityError for every artefact that is not what the run wrote."""
     problems = []
-    for address, digest in index["sha256"].items():
-        path = _artefact_path(folder, address)
+    paths = {_artefact_path(folder, address): digest for address, digest in index["sha256"].items()}
+    for path, digest in {**paths, folder / "model" / SEEN_FILE: index["seen"]}.items():
         if not path.is_file():
             problems.append(f"{path}: not there. The run folder is not whole; run the recipe again.")
         elif file_digest(path) != digest:
@@ -194,12 +288,24 @@ def _check_artefacts(folder: Path, index: Mapping[str, Any]) -> None:
         raise IntegrityError(problems)
 
 
-def _check_columns(folder: Path, index: Mapping[str, Any], loaded: LoadedRecipe) -> None:
-    """Raises IntegrityError where a cell would be read otherwise than in the run: codes would move."""
+def _check_columns(
+    folder: Path, index: Mapping[str, Any], loaded: LoadedRecipe, may_differ: Sequence[str]
+) -> list[str]:
+    """Returns the columns that are declared otherwise than in the run.
+
+    Raises:
+        IntegrityError: A cell would be read otherwise than in the run: codes would move.
+    """
     then, now = index["columns"], _declared_columns(loaded)
-    changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    differing = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+
+    def fixed(column: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {key: value for key, value in (column or {}).items() if key not in may_differ}
+
+    changed = [name for name in differing if fixed(then.get(name)) != fixed(now.get(name))]
     if changed:
         raise IntegrityError(
             f"{folder}: columns are declared otherwise than in the run ({', '.join(changed)}). "
             "Give the schema file, or the version of the plugin, that the run had."
         )
+    return differing

@@ -129,11 +129,12 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
 
 def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     """Predicts every row: by the mean over folds and initialisations of the model that it allows."""
-    experiments = _experiments(learned, manifest, places, tell)
+    experiments = make_experiments(learned, manifest, places, tell)
     main = next(iter(experiments.values()))
     present = {name: main.reader(name).present(range(len(manifest))) for name in main.modalities}
     answering = [
-        _answering(learned, {n: bool(p[row]) for n, p in present.items()}) for row in range(len(manifest))
+        answering_model(learned, {n: bool(p[row]) for n, p in present.items()})
+        for row in range(len(manifest))
     ]
     probabilities = np.full((len(manifest), len(manifest.classes)), np.nan)
     for name in sorted(set(answering) - {NO_MODEL}):
@@ -141,7 +142,7 @@ def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell)
         # in the order of contents, each once: a row's place in the table changes not even the last digit
         contents = _by_content(experiments[name], rows)
         first = [contents[content][0] for content in sorted(contents)]
-        found = _mean_probabilities(learned, experiments[name], name, first)
+        found = mean_probabilities(learned, experiments[name], name, first)
         for content, values in zip(sorted(contents), found, strict=True):
             probabilities[contents[content]] = values
     predictions = []
@@ -160,15 +161,15 @@ def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell)
     return Answers(manifest.classes, manifest.is_simulated, predictions, changes)
 
 
-def _experiments(
+def make_experiments(
     learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell
 ) -> dict[str, Experiment]:
+    """Returns the experiment of every model that learned, on other rows, the recipe as written first."""
     task = Classification(manifest.classes)
     device = choose_device(learned.loaded.recipe.training)
     store, shared = Store(places.store, tell), Shared(artefacts=learned.artefact)
-    names = dict.fromkeys(member["model"] for member in learned.index["members"])
     experiments = {}
-    for name in names:
+    for name in learned.models:
         is_main = name == FUSED or len(learned.loaded.recipe.modalities) == 1
         loaded = learned.loaded if is_main else learned.loaded.alone(name)
         factory = PartFactory(loaded, task.output_dim, places.data)
@@ -176,15 +177,14 @@ def _experiments(
     return experiments
 
 
-def _answering(learned: LearnedRun, present: Mapping[str, bool]) -> str:
+def answering_model(learned: LearnedRun, present: Mapping[str, bool]) -> str:
     """Returns which model answers a row: a modality alone where fused never learned without the others."""
     here = [name for name, is_here in present.items() if is_here]
-    trained = {member["model"] for member in learned.index["members"]}
     if not here:
         return NO_MODEL
     if len(present) == 1:
         return here[0]
-    if len(here) == 1 and here[0] in trained and not _has_learned(learned, here):
+    if len(here) == 1 and here[0] in learned.models and not _has_learned(learned, here):
         return here[0]
     return FUSED
 
@@ -205,14 +205,14 @@ def _by_content(experiment: Experiment, rows: Sequence[int]) -> dict[bytes, list
     return found
 
 
-def _mean_probabilities(
+def mean_probabilities(
     learned: LearnedRun, experiment: Experiment, name: str, rows: Sequence[int]
 ) -> NDArray[np.float64]:
+    """Returns a model's probabilities (n, k) of some rows: the mean over its folds and initialisations."""
     views = learned.loaded.recipe.evaluation.views
-    members = [member for member in learned.index["members"] if member["model"] == name]
+    members = learned.members(name)
     total = np.zeros((len(rows), len(experiment.task.classes)))
-    for member in members:
-        origins = {path: Origin(**origin) for path, origin in member["origins"].items()}
+    for origins in members:
         _check_unlearned(experiment, origins)
         total += link(experiment, predict_logits(experiment, origins, rows), views)
     return total / len(members)

@@ -30,6 +30,7 @@ from fusionkit.model import PartFactory
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
+from fusionkit.run_folder import marked_unfinished
 from fusionkit.store import Store, resource_error, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device, describe_environment
@@ -155,7 +156,9 @@ def plan_all(prepared: Prepared) -> Iterator[tuple[str, Fold, int, Plan]]:
 def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) -> RunResult:
     """Runs a recipe; what the store holds is not computed again."""
     folder = make_run_folder(places.runs, loaded.recipe.name)
-    with using(places.store), _open_log(folder / "log.jsonl") as write:
+    given = {"data_root": str(places.data.absolute()), "store": str(places.store.absolute())}
+    log = folder / "log.jsonl"
+    with marked_unfinished(folder, given), using(places.store), _open_log(log) as write:
         started = time.monotonic()
         turn = threading.Lock()  # jobs are listened to in threads
 
@@ -206,13 +209,13 @@ def _compute(prepared: Prepared, tell: Tell) -> tuple[dict[str, list[FoldPredict
                 members.append(Member(name, fold.repeat, fold.fold, member, plan.origins, patterns))
             found = predict_fold(experiment, fold, [plan.origins for plan in plans])
             predictions.setdefault(name, []).append(found)
-        for modality, stage in _last_pretraining(prepared.main.factory.loaded.recipe).items():
+        for modality, stage in last_pretraining(prepared.main.factory.loaded.recipe).items():
             found = _predict_pretrained(prepared.main, fold, stage)
             predictions.setdefault(modality + PRETRAINED, []).append(found)
     return predictions, members, computed
 
 
-def _last_pretraining(recipe: Recipe) -> dict[str, PretrainStage]:
+def last_pretraining(recipe: Recipe) -> dict[str, PretrainStage]:
     """Returns the stage that leaves each pretrained encoder, by modality."""
     stages = [stage for stage in recipe.stages if isinstance(stage, PretrainStage)]
     return {stage.pretrain.split(".")[0]: stage for stage in stages}
@@ -332,6 +335,11 @@ def _open_log(path: Path) -> Iterator[Callable[[str], None]]:
 def _write_start(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None:
     write_atomic(folder / "recipe.yaml", loaded.text.encode())
     write_atomic(folder / "resolved.yaml", dump_yaml(loaded.resolved).encode())
+    write_environment(folder, loaded, registry)
+
+
+def write_environment(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None:
+    """Writes what else could matter to a number."""
     versions = {plugin.name: plugin.version for plugin in registry.plugins.values()}
     device = choose_device(loaded.recipe.training)
     environment = {"fusionkit": __version__, "plugins": versions, **describe_environment(device)}
@@ -355,7 +363,8 @@ def _write_end(
         is_simulated=main.manifest.is_simulated,
     )
     write_atomic(folder / "report.json", json_bytes(report))
-    write_model(folder / "model", prepared.main, members)  # last: its index holds the sum of the report
+    # last: its index holds the sum of the report
+    write_model(folder / "model", prepared.main, members, prepared.folds)
 
 
 def write_split(path: Path, prepared: Prepared) -> None:

@@ -297,7 +297,7 @@ def test_each_model_calls_classes_by_its_own_threshold(tmp_path):
     models = json.loads((result.folder / "report.json").read_text())["models"]
     learned = open_run(result.folder, toy_images.make_registry(), tmp_path / "data")
     expected = {name: models[name]["folds"][0]["threshold"] for name in ("fused", "image", "record")}
-    assert learned.thresholds == expected
+    assert {name: learned.thresholds[name] for name in learned.models} == expected
     rows = [{**row, "picture": None} for row in cells()]
     for row in answer_rows(result, tmp_path, rows).rows:
         assert row.predicted == ("yes" if row.probabilities[1] >= expected["record"] else "no")
@@ -419,7 +419,7 @@ def test_every_artefact_that_is_not_what_the_run_wrote_is_named(copied):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"format": 3', '"format": 1'),
+        ('"format": 4', '"format": 1'),
         ('"yes"', '"yet"'),
         ('"seed": 0', '"seed": 1'),
         ('"is_learned": true', '"is_learned": false'),
@@ -465,7 +465,7 @@ def test_an_index_of_another_format_is_refused(copied):
     index["format"] = 1
     path.write_text(json.dumps({**index, "digest": address_of(index)}))
     assert open_broken(copied) == (
-        f"{copied}: the run folder is broken (model/index.json has format 1, not 3). Run the recipe again.",
+        f"{copied}: the run folder is broken (model/index.json has format 1, not 4). Run the recipe again.",
     )
 
 

@@ -49,7 +49,9 @@ def at(node, path):
     ],
 )  # fmt: skip
 def test_an_override_changes_its_node(overrides, path, value):
-    assert at(apply_overrides(tree(), overrides), path) == value
+    changed, problems = apply_overrides(tree(), overrides)
+    assert problems == []
+    assert at(changed, path) == value
 
 
 @pytest.mark.parametrize(
@@ -62,12 +64,12 @@ def test_an_override_changes_its_node(overrides, path, value):
     ],
 )
 def test_null_removes_a_part_and_the_stage_entries_that_name_it(override, named):
-    stages = apply_overrides(tree(), [override])["stages"]
+    stages = apply_overrides(tree(), [override])[0]["stages"]
     assert [stage.get("fit") or stage.get("train") or stage["pretrain"] for stage in stages] == named
 
 
 def test_a_removed_stage_may_still_be_overridden():
-    changed = apply_overrides(tree(), ["modalities.words=null", "stages.raise_words.epochs=9"])
+    changed, _ = apply_overrides(tree(), ["modalities.words=null", "stages.raise_words.epochs=9"])
     assert [stage["name"] for stage in changed["stages"]] == ["fuse"]
 
 
@@ -78,33 +80,30 @@ def test_the_tree_that_was_given_stays():
 
 
 def test_a_plain_tree_is_fine():
-    assert apply_overrides({"head": {"use": "a", "x": 1}}, ["head.use=b", "seed=2"]) == {
-        "head": {"use": "b"},
-        "seed": 2,
-    }
+    given = {"head": {"use": "a", "x": 1}}
+    assert apply_overrides(given, ["head.use=b", "seed=2"]) == ({"head": {"use": "b"}, "seed": 2}, [])
 
 
 def test_all_that_cannot_be_applied_is_named_at_once():
-    with pytest.raises(RecipeError) as caught:
-        apply_overrides(
-            tree(),
-            [
-                "seed",
-                "head..use=x",
-                "seed=",
-                "seed=[1",
-                "head.bias=!!str x",
-                "stages.fus.epochs=3",
-                "stages.fuse=3",
-                "modalities.wrods.encoder.width=3",
-                "modalities.wrods=null",
-                "words.encoder.width=3",
-                "name.first=x",
-                "modalities.words.columns.0=x",
-            ],
-        )
+    _, problems = apply_overrides(
+        tree(),
+        [
+            "seed",
+            "head..use=x",
+            "seed=",
+            "seed=[1",
+            "head.bias=!!str x",
+            "stages.fus.epochs=3",
+            "stages.fuse=3",
+            "modalities.wrods.encoder.width=3",
+            "modalities.wrods=null",
+            "words.encoder.width=3",
+            "name.first=x",
+            "modalities.words.columns.0=x",
+        ],
+    )
     modalities = "Did you mean 'words'? Known: numbers, words."
-    assert list(caught.value.problems) == [
+    assert problems == [
         "override 'seed': there is no '='. Write full.path=value.",
         "override 'head..use=x': the path has an empty part (head..use). Write full.path=value.",
         "override 'seed=': there is no value. Write null to remove, or '' for an empty text.",
@@ -137,3 +136,25 @@ def test_a_mistake_in_a_value_is_found_at_the_override(override, problem, toy_re
     with pytest.raises(RecipeError) as caught:
         load_text(toys.RECIPE, toy_registry, overrides=[override])
     assert caught.value.problems[0] == f"override '{override}': {problem}"
+
+
+def test_what_is_wrong_with_overrides_and_with_the_file_is_said_at_once(toy_registry):
+    text = toys.RECIPE.replace("width: 3", "widht: 3").replace("folds: 2", "folds: 1")
+    overrides = ["stages.fus.epochs=3", "seed", "seed=-1", "stages.fuse.epochs=9"]
+    with pytest.raises(RecipeError) as caught:
+        load_text(text, toy_registry, name="toy.yaml", overrides=overrides)
+    assert list(caught.value.problems) == [
+        "override 'seed': there is no '='. Write full.path=value.",
+        "override 'stages.fus.epochs=3': there is no stage 'fus'. Did you mean 'fuse'? Known: fuse, learn_words, raise_words.",
+        "override 'seed=-1': seed: must be at least 0 (-1).",
+        "toy.yaml:9: modalities.words.encoder.widht: no such option of toy_mean (3). Did you mean 'width'? Known: missing, width.",
+        "toy.yaml:22: split.folds: must be at least 2 (1).",
+    ]  # fmt: skip
+
+
+def test_where_the_file_is_no_yaml_overrides_are_read_all_the_same(toy_registry):
+    with pytest.raises(RecipeError) as caught:
+        load_text("name: [", toy_registry, name="toy.yaml", overrides=["seed", "head.use=x"])
+    assert len(caught.value.problems) == 2
+    assert caught.value.problems[0] == "override 'seed': there is no '='. Write full.path=value."
+    assert caught.value.problems[1].startswith("toy.yaml:")

@@ -21,8 +21,10 @@ from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, Reso
 
 COMMANDS = {
     "run": "run",
-    "validate": "validate",
+    "resume": "resume",
+    "evaluate": "evaluate",
     "predict": "predict",
+    "validate": "validate",
     "list": "listing",
     "show": "show",
     "schema": "schema",

@@ -56,7 +56,8 @@ def run(
         changed = "; ".join(answers.changes)
         typer.echo(f"warning: not as in the run, so probabilities may differ: {changed}.", err=True)
     if as_json:
-        text = json.dumps({**dataclasses.asdict(answers), "thresholds": dict(learned.thresholds)}) + "\n"
+        thresholds = {name: learned.thresholds[name] for name in learned.models}
+        text = json.dumps({**dataclasses.asdict(answers), "thresholds": thresholds}) + "\n"
     else:
         text = answers.to_csv()
     if output is None:

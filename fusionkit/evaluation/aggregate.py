@@ -62,12 +62,16 @@ class SubjectRows:
 
 @dataclass(frozen=True, eq=False)
 class FoldPredictions:
-    """What one model says in one fold about its test samples, and its validation samples if it has any."""
+    """What one model says in one fold about its test samples, and its validation samples if it has any.
+
+    A `threshold` that was set before stays; else the recipe says how it is set.
+    """
 
     repeat: int
     fold: int
     test: SampleRows
     validation: SampleRows | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

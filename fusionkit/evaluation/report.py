@@ -119,6 +119,8 @@ def judge_folds(
 def _threshold(
     fold: FoldPredictions, outcomes: Mapping[str, int], classes: Sequence[str], evaluation: EvaluationNode
 ) -> tuple[float, str]:
+    if fold.threshold is not None:
+        return fold.threshold, ""
     if evaluation.threshold != "validation":
         return float(evaluation.threshold), ""
     if fold.validation is None:

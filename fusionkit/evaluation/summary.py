@@ -79,9 +79,11 @@ def _line(first: str, cells: Sequence[str], indent: int) -> str:
 def _legend(report: Mapping[str, Any]) -> list[str]:
     models = list(report["models"].values())
     n_folds = max((len(model["folds"]) for model in models), default=0)
-    over = f"means over {n_folds} folds" if n_folds > 1 else "of one fold"
+    over = f", means over {n_folds} folds" if n_folds > 1 else ", of one fold"
+    if report.get("split", "some") is None:  # other data: all of them are tested
+        over = ""
     lines = [
-        f"Values by subject, {over}; below each, its {_percent(report)} interval "
+        f"Values by subject{over}; below each, its {_percent(report)} interval "
         f"({report['resamples']} resamples of subjects)."
     ]
     if n_folds > 1:

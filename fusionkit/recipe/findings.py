@@ -19,12 +19,14 @@ class Findings:
         recipe: Mistakes in the recipe.
         plugins: Mistakes of plugins, which no change of the recipe mends.
         others: What else a source has to say, such as a schema file that is not there.
+        overrides: Overrides that could not be applied, in whole sentences.
     """
 
     tree: Any
     recipe: list[tuple[str, str]] = field(default_factory=list)
     plugins: list[tuple[str, str]] = field(default_factory=list)
     others: list[FusionkitError] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
 
     def add(self, path: TreePath, sentence: str) -> None:
         """Notes what is wrong at a path."""
@@ -37,9 +39,9 @@ class Findings:
     def raise_all(self) -> None:
         """Raises every problem found, by line, if there is one."""
         found = sorted(self.recipe + self.plugins, key=lambda problem: _line(problem[0]))
-        problems = list(dict.fromkeys(f"{place}: {sentence}" for place, sentence in found))
+        problems = list(dict.fromkeys([*self.overrides, *(f"{place}: {text}" for place, text in found)]))
         problems += [problem for error in self.others for problem in error.problems]
-        if self.recipe:
+        if self.recipe or self.overrides:
             raise RecipeError(problems)
         if self.plugins:
             raise PluginError(problems)

@@ -18,7 +18,7 @@ from fusionkit.recipe import checks, dialect
 from fusionkit.recipe.components import PartPlan, build_source, plan_components, resolve_columns
 from fusionkit.recipe.dialect import dump_yaml
 from fusionkit.recipe.findings import Findings
-from fusionkit.recipe.override import apply_overrides, drop_parts
+from fusionkit.recipe.override import apply_overrides, drop_parts, unreadable
 from fusionkit.recipe.schema import Recipe, Stage
 from fusionkit.recipe.shape import explain, has_step, show, validate_strictly
 from fusionkit.registry import Registry
@@ -103,15 +103,12 @@ def load_text(
     data_root: Path | None = None,
 ) -> LoadedRecipe:
     """Loads a recipe from text; `name` stands for the file in messages. Raises as load_recipe does."""
-    tree = dialect.parse(text, lambda line: f"{name}:{line}")
-    if tree is None:
-        raise RecipeError(f"{name}: the recipe is empty. A recipe needs {', '.join(_required())}.")
-    if not isinstance(tree, dialect.Mapping):
-        raise RecipeError(
-            f"{name}:1: a recipe is a mapping of keys to values ({show(tree)}). Start with `name:`."
-        )
-    tree = apply_overrides(tree, overrides)
-    findings = Findings(tree)
+    try:
+        tree = _parse(text, name)
+    except RecipeError as error:
+        raise RecipeError([*unreadable(overrides), *error.problems]) from None
+    tree, problems = apply_overrides(tree, overrides)
+    findings = Findings(tree, overrides=problems)
     shape = _check_shape(tree, findings)
     plans = plan_components(tree, registry, findings)
     source_plan = plans.pop("source")
@@ -134,6 +131,17 @@ def load_text(
     resolved = _resolve(shape.recipe, source_plan, parts, columns)
     final = validate_strictly(Recipe, resolved)
     return LoadedRecipe(final, text, path, resolved, source, source_plan, parts, columns)
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    tree = dialect.parse(text, lambda line: f"{name}:{line}")
+    if tree is None:
+        raise RecipeError(f"{name}: the recipe is empty. A recipe needs {', '.join(_required())}.")
+    if not isinstance(tree, dialect.Mapping):
+        raise RecipeError(
+            f"{name}:1: a recipe is a mapping of keys to values ({show(tree)}). Start with `name:`."
+        )
+    return tree
 
 
 def _required() -> list[str]:

@@ -24,33 +24,39 @@ class _Override:
         return RecipeError(f"{self.place}: {sentence}")
 
 
-def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns the tree with all overrides applied: each `use` first, then the rest in order.
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns the tree with the overrides applied: each `use` first, then the rest in order; and problems.
 
     A new `use` discards the old options; a mapping replaces its node; null removes a modality or a raiser and
-    the stage entries that name it; stages are addressed by name.
-
-    Raises:
-        RecipeError: An override cannot be read or applied; names all of them.
+    the stage entries that name it; stages are addressed by name. An override that cannot be read or applied
+    is a problem, and changes nothing.
     """
     tree = copy.deepcopy(tree)
-    problems: list[str] = []
-    read: list[_Override] = []
-    for text in overrides:
-        try:
-            read.append(_read(text))
-        except RecipeError as error:
-            problems += error.problems
+    read, problems = _read_all(overrides)
     removed: set[str] = set()
     for override in sorted(read, key=lambda override: override.keys[-1] != "use"):
         try:
             _apply(tree, override, removed)
         except RecipeError as error:
             problems += error.problems
-    if problems:
-        raise RecipeError(problems)
     drop_parts(tree.get("stages"), lambda part: part in removed or part.split(".")[0] + "." in removed)
-    return tree
+    return tree, problems
+
+
+def unreadable(overrides: Sequence[str]) -> list[str]:
+    """Returns what is wrong with overrides by themselves, where there is no tree to apply them to."""
+    return _read_all(overrides)[1]
+
+
+def _read_all(overrides: Sequence[str]) -> tuple[list[_Override], list[str]]:
+    read: list[_Override] = []
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            read.append(_read(text))
+        except RecipeError as error:
+            problems += error.problems
+    return read, problems
 
 
 def drop_parts(stages: Any, is_removed: Callable[[str], bool]) -> None:

@@ -1,0 +1,47 @@
+"""`fusionkit resume`: continues a run that was interrupted or failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusionkit.cli.places import DataRoot, RunsRoot, StoreRoot
+from fusionkit.cli.run import run as run_recipe
+
+
+def run(
+    context: typer.Context,
+    run_folder: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="Its folder; by default that of the newest run.")
+    ] = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = None,
+    runs: RunsRoot = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Continue a run that was interrupted or failed, from the store, in a new folder.
+
+    The same command as before does the same; this one looks up recipe and overrides.
+    """
+    from fusionkit.run_folder import find_unfinished, read_marker
+
+    folder = find_unfinished(run_folder, runs)
+    given = read_marker(folder)
+    typer.echo(f"continuing {folder}", err=True)
+    run_recipe(
+        context,
+        folder / "resolved.yaml",
+        data_root=data_root or _folder(given, "data_root"),
+        store=store or _folder(given, "store"),
+        runs=runs if run_folder is None else folder.parent.parent,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+def _folder(given: dict[str, object], name: str) -> Path | None:
+    text = given.get(name)
+    return Path(text) if isinstance(text, str) else None

@@ -1,0 +1,355 @@
+"""A learned run on other data that have outcomes: all that it learned stays as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusionkit import __version__
+from fusionkit.data.manifest import Manifest
+from fusionkit.errors import DataError, RecipeError
+from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
+from fusionkit.evaluation.metrics import FloatArray
+from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
+from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
+from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
+from fusionkit.recipe.dialect import dump_yaml, parse
+from fusionkit.recipe.schema import PRETRAINED, PretrainStage
+from fusionkit.registry import Registry
+from fusionkit.run import (
+    Places,
+    RunResult,
+    check_manifest,
+    last_pretraining,
+    make_run_folder,
+    read_manifest,
+    write_environment,
+)
+from fusionkit.store import address_of, resource_error, using, write_atomic
+from fusionkit.task import Classification
+from fusionkit.training.device import choose_device
+from fusionkit.training.experiment import Experiment, Tell
+from fusionkit.training.supervised import link, predict_pretrained
+
+N_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What may be done with subjects whom the run learned from.
+
+    Args:
+        exclude: They are left out; else they are an error.
+        new_subjects: The ids are those of other people; only the same files tell that somebody was seen.
+    """
+
+    exclude: bool = False
+    new_subjects: bool = False
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """Subjects of the other data whom the run learned from, and by what each was found."""
+
+    by_id: Sequence[str]
+    by_file: Sequence[str]
+
+    @property
+    def subjects(self) -> list[str]:
+        return list(dict.fromkeys([*self.by_id, *self.by_file]))
+
+
+def source_overrides(folder: Path, table: Path | None, images: Path | None) -> list[str]:
+    """Returns the overrides that give a run's source another table, and another folder of its files."""
+    overrides = []
+    if table is not None:
+        overrides.append(f"source.table={json.dumps(str(table.absolute()), ensure_ascii=False)}")
+        if images is None and _has_option(folder, "images"):
+            overrides.append("source.images=''")  # those of the run's own table are not meant
+    if images is not None:
+        overrides.append(f"source.images={json.dumps(str(images.absolute()), ensure_ascii=False)}")
+    return overrides
+
+
+def _has_option(folder: Path, option: str) -> bool:
+    try:
+        text = (folder / "resolved.yaml").read_text(encoding="utf-8")
+        return option in parse(text, str)["source"]
+    except (OSError, UnicodeDecodeError, LookupError, TypeError, RecipeError):
+        return False  # opening the folder says what is wrong with it
+
+
+def evaluate(
+    learned: LearnedRun, registry: Registry, places: Places, tell: Tell, seen: Seen, parent: Path
+) -> RunResult:
+    """Evaluates a run on the data that its source now names; leaves a folder that explains itself.
+
+    Args:
+        learned: The run, opened with overrides of its source.
+        registry: For the versions of the plugins.
+        places: Folders of data and store.
+        tell: Is told what happens.
+        seen: What may be done with subjects whom the run learned from.
+        parent: Where the folder of this evaluation goes.
+
+    Raises:
+        DataError: The data are not what the recipe says, have other classes or no outcome at all, or have
+            subjects whom the run learned from.
+        ResourceError: The folder cannot be written.
+    """
+    folder = make_run_folder(parent.parent, parent.name)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    os.replace(folder, unfinished)
+    try:
+        with using(places.store):
+            report = _evaluate(learned, places, tell, seen, unfinished)
+        write_environment(unfinished, learned.loaded, registry)
+        write_atomic(unfinished / "report.json", json_bytes(report))
+        os.replace(unfinished, folder)
+    except OSError as error:
+        raise resource_error(folder, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return RunResult(folder, report, 0)
+
+
+def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folder: Path) -> dict[str, Any]:
+    loaded = learned.loaded
+    device = choose_device(loaded.recipe.training)
+    tell("reading", {"source": loaded.source_plan.use})
+    manifest = _read(learned, places, device.threads)
+    task = Classification(manifest.classes)
+    first = next(iter(make_experiments(learned, manifest, places, tell).values()))
+    overlap = _find_overlap(learned, first, seen)
+    manifest = _without(manifest, overlap, seen)
+    evaluation = loaded.recipe.evaluation
+    outcomes = _outcomes(learned, manifest, task)
+    experiments = make_experiments(learned, manifest, places, tell)
+    predictions, answering = _predict(learned, experiments)
+    report = build_report(
+        predictions,
+        outcomes,
+        manifest.classes,
+        evaluation,
+        seed=loaded.recipe.seed,
+        is_simulated=manifest.is_simulated,
+    )
+    report["warnings"] += _warnings(learned, first, overlap, seen, answering)
+    run = {"folder": str(learned.folder.resolve()), "index": address_of(learned.index)}
+    sums = {key: learned.index[key] for key in ("files", "sha256", "seen")}
+    write_atomic(folder / "run.json", json_bytes({**run, **sums, "thresholds": dict(learned.thresholds)}))
+    write_atomic(folder / "resolved.yaml", dump_yaml(loaded.resolved).encode())
+    simulated = manifest.is_simulated
+    write_predictions_csv(
+        folder / "predictions.csv",
+        predictions,
+        outcomes,
+        manifest.classes,
+        evaluation,
+        is_simulated=simulated,
+    )
+    return {
+        "recipe": loaded.recipe.name,
+        "fusionkit": __version__,
+        "run": run,
+        "split": None,
+        "dropped": dict(manifest.dropped),
+        "seen": {
+            "subjects_by_id": len(overlap.by_id),
+            "subjects_by_file": len(overlap.by_file),
+            "excluded": seen.exclude,
+        },
+        "answered": dict(Counter(answering)),
+        "device": vars(device),
+        **report,
+    }
+
+
+def _outcomes(learned: LearnedRun, manifest: Manifest, task: Classification) -> Mapping[str, int]:
+    own = manifest.subject_outcomes
+    outcomes = subject_outcomes(
+        manifest.subjects,
+        task.encode(manifest.outcomes),
+        task.classes,
+        given=None if own is None else task.encode(own),
+        rule=learned.loaded.recipe.evaluation.subject_outcome,
+    )
+    if all(code < 0 for code in outcomes.values()):
+        use = learned.loaded.source_plan.use
+        raise DataError(f"{use}: no subject has an outcome. Name its column, or say predict.")
+    return outcomes
+
+
+def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
+    """Reads and checks the other data; raises DataError if their classes are not those that were learned."""
+    loaded, classes = learned.loaded, tuple(learned.index["classes"])
+    if tuple(loaded.source.classes) != classes:
+        raise DataError(
+            f"{loaded.source_plan.use}: the classes are not those of the run, in its order "
+            f"({', '.join(loaded.source.classes)}). The run knows: {', '.join(classes)}."
+        )
+    manifest = read_manifest(loaded, places, workers)
+    check_manifest(loaded, manifest)
+    return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
+
+
+def _find_overlap(learned: LearnedRun, experiment: Experiment, seen: Seen) -> _Overlap:
+    manifest, known = experiment.manifest, learned.seen()
+    subjects = list(dict.fromkeys(manifest.subjects))
+    by_id = [subject for subject in subjects if subject_hash(subject) in known["subjects"]]
+    by_file = {}
+    for name in file_modalities(experiment):
+        reader, files = experiment.reader(name), known[name]
+        for row, subject in enumerate(manifest.subjects):
+            if (reader.key(row) or b"")[:SEEN_BYTES] in files:
+                by_file[subject] = name
+    return _Overlap([] if seen.new_subjects else by_id, list(by_file))
+
+
+def _without(manifest: Manifest, overlap: _Overlap, seen: Seen) -> Manifest:
+    """Returns the rows of subjects whom the run did not learn from."""
+    found = overlap.subjects
+    if not found:
+        return manifest
+    if not seen.exclude:
+        raise DataError(_overlap_problems(overlap))
+    gone = set(found)
+    rows = [row for row, subject in enumerate(manifest.subjects) if subject not in gone]
+    if not rows:
+        raise DataError("evaluate: no subject is left, the run learned from all of them. Give other data.")
+
+    def kept(values: Sequence[Any]) -> list[Any]:
+        return [values[row] for row in rows]
+
+    own = manifest.subject_outcomes
+    return replace(
+        manifest,
+        samples=kept(manifest.samples),
+        subjects=kept(manifest.subjects),
+        outcomes=kept(manifest.outcomes),
+        cells=manifest.cells[rows],
+        subject_outcomes=None if own is None else kept(own),
+    )
+
+
+def _overlap_problems(overlap: _Overlap) -> list[str]:
+    problems = []
+    if overlap.by_id:
+        problems.append(
+            f"evaluate: the run learned from {_count(overlap.by_id)}. Leave them out with --exclude-seen; "
+            "if they are other people with the same ids, say --new-subjects."
+        )
+    if overlap.by_file:
+        problems.append(
+            f"evaluate: the run learned from files of {_count(overlap.by_file)}, under whatever name. "
+            "Leave these subjects out with --exclude-seen."
+        )
+    return problems
+
+
+def _count(subjects: Sequence[str]) -> str:
+    more = f" and {len(subjects) - N_NAMED} more" if len(subjects) > N_NAMED else ""
+    noun = "subject" if len(subjects) == 1 else "subjects"
+    return f"{len(subjects)} {noun} of these data ({', '.join(subjects[:N_NAMED])}{more})"
+
+
+def _predict(
+    learned: LearnedRun, experiments: Mapping[str, Experiment]
+) -> tuple[dict[str, list[FoldPredictions]], list[str]]:
+    """Returns what every model says of its rows, and which model answers each row in the first one's place.
+
+    The first model is what `predict` is: where it cannot answer a row, a modality's own model does.
+    """
+    first, main = next(iter(experiments.items()))
+    every = np.arange(len(main.manifest))
+    present = {name: main.reader(name).present(every) for name in main.modalities}
+    answering = [answering_model(learned, {n: bool(p[row]) for n, p in present.items()}) for row in every]
+    rows_of = {
+        name: [row for row in every.tolist() if any(present[m][row] for m in experiment.modalities)]
+        for name, experiment in experiments.items()
+    }
+    if first == FUSED:
+        rows_of[FUSED] = [row for row in every.tolist() if answering[row] == FUSED]
+    found = {
+        name: dict(
+            zip(rows_of[name], mean_probabilities(learned, experiment, name, rows_of[name]), strict=True)
+        )
+        for name, experiment in experiments.items()
+    }
+    found[first] = {row: found[model][row] for row, model in enumerate(answering) if model != NO_MODEL}
+    for modality, stage in last_pretraining(learned.loaded.recipe).items():
+        if _has_classifier(learned, first, stage):
+            rows = [row for row in every.tolist() if present[modality][row]]
+            values = _pretrained_probabilities(learned, main, first, stage, rows)
+            found[modality + PRETRAINED] = dict(zip(rows, values, strict=True))
+    return {name: [_as_fold(learned, main, name, rows)] for name, rows in found.items()}, answering
+
+
+def _as_fold(
+    learned: LearnedRun, experiment: Experiment, name: str, found: Mapping[int, FloatArray]
+) -> FoldPredictions:
+    manifest, task = experiment.manifest, experiment.task
+    rows = SampleRows(
+        [manifest.samples[row] for row in found],
+        [manifest.subjects[row] for row in found],
+        task.encode([manifest.outcomes[row] for row in found]),
+        np.array(list(found.values())).reshape(len(found), len(task.classes)),
+    )
+    return FoldPredictions(0, 0, rows, threshold=learned.thresholds[name])
+
+
+def _has_classifier(learned: LearnedRun, model: str, stage: PretrainStage) -> bool:
+    """Says whether the run kept the stage's classifier; not where a later stage taught the encoder on."""
+    for origins in learned.members(model):
+        artefact = learned.artefact(origins[stage.pretrain].address)
+        if artefact is None or not any(
+            name.startswith(f"{stage.pretrain}.classifier.") for name in artefact.tensors
+        ):
+            return False
+    return True
+
+
+def _pretrained_probabilities(
+    learned: LearnedRun, experiment: Experiment, model: str, stage: PretrainStage, rows: Sequence[int]
+) -> FloatArray:
+    views = learned.loaded.recipe.evaluation.views
+    logits = [
+        predict_pretrained(experiment, stage, origins[stage.pretrain], rows)
+        for origins in learned.members(model)
+    ]
+    mean: FloatArray = np.mean([link(experiment, each, views) for each in logits], axis=0)
+    return mean
+
+
+def _warnings(
+    learned: LearnedRun, experiment: Experiment, overlap: _Overlap, seen: Seen, answering: Sequence[str]
+) -> list[str]:
+    found = []
+    if overlap.subjects:
+        found.append(f"Left out, since the run learned from them: {len(overlap.subjects)} subjects.")
+    if seen.new_subjects:
+        found.append("Subjects with an id of the run's were taken for other people, as --new-subjects says.")
+    counts = Counter(answering)
+    main = learned.models[0]
+    alone = ", ".join(f"{counts[name]} by {name}" for name in learned.models[1:] if counts[name])
+    if alone:
+        found.append(f"Samples that {main} cannot answer were answered by a modality alone ({alone}).")
+    if counts[NO_MODEL]:
+        found.append(f"Samples without any modality, which no figure counts: {counts[NO_MODEL]}.")
+    if learned.redeclared:
+        found.append(
+            f"Columns may hold other values than in the run ({', '.join(learned.redeclared)}): "
+            "the model may be asked for what it never saw."
+        )
+    changes = learned.changes(experiment.device)
+    if changes:
+        found.append(f"Not as in the run, so figures may differ: {'; '.join(changes)}.")
+    return found

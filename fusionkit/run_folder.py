@@ -1,0 +1,144 @@
+"""A run's folder while it is unfinished: it says so, says why, and says how to continue."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fusionkit.errors import DataError, FusionkitError, UsageError
+from fusionkit.store import write_atomic
+
+MARKER = "unfinished.json"
+"""The file that an unfinished run has, and a finished one has not."""
+INDEX = Path("model", "index.json")
+"""The file that a run writes last."""
+
+
+@contextlib.contextmanager
+def marked_unfinished(folder: Path, given: Mapping[str, str]) -> Iterator[None]:
+    """Marks a run's folder until all is done; where something stops it, marker and log say what.
+
+    Args:
+        folder: The run's folder.
+        given: What a continuation must be given again.
+    """
+    started = time.monotonic()
+    marker: dict[str, Any] = {
+        "status": "still running, or killed",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "process": os.getpid(),
+        "machine": platform.node(),
+        **given,
+        "continue": f"fusionkit resume {folder}",
+    }
+    _write(folder, marker)
+    try:
+        yield
+    except BaseException as error:  # an interrupt is one of the ways to stop
+        seconds = time.monotonic() - started
+        with contextlib.suppress(OSError, FusionkitError):  # a full disk must not hide what stopped the run
+            _note_stop(folder, marker, error, seconds)
+        raise
+    (folder / MARKER).unlink(missing_ok=True)
+
+
+def _note_stop(folder: Path, marker: Mapping[str, Any], error: BaseException, seconds: float) -> None:
+    what, problems = "failed", [repr(error)]
+    if isinstance(error, KeyboardInterrupt):
+        what, problems = "interrupted", []
+    elif isinstance(error, FusionkitError):
+        problems = list(error.problems)
+    _write(folder, {**marker, "status": f"{what} after {seconds:.0f} s", "problems": problems})
+    line = {"seconds": round(seconds, 3), "event": f"run_{what}", "problems": problems}
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def _write(folder: Path, marker: dict[str, Any]) -> None:
+    write_atomic(folder / MARKER, (json.dumps(marker, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """Returns what an unfinished folder says of itself; nothing where it says nothing that can be read."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
+def is_finished(folder: Path) -> bool:
+    """Says whether a run wrote all its files."""
+    return (folder / INDEX).is_file()
+
+
+def followed(folder: Path) -> Path:
+    """Returns the folder itself where `latest` is named, which will be another one tomorrow."""
+    return folder.parent / os.readlink(folder) if folder.is_symlink() else folder
+
+
+def is_run(folder: Path) -> bool:
+    """Says whether a folder is a run's, finished or not."""
+    return (folder / "resolved.yaml").is_file() and not folder.is_symlink()
+
+
+def find_runs(runs: Path) -> list[Path]:
+    """Returns the run folders of all recipes, oldest first; their names start with the time."""
+    return sorted((path for path in runs.glob("*/*") if is_run(path)), key=lambda path: path.name)
+
+
+def why_unfinished(folder: Path) -> str:
+    """Returns the sentence for a folder that is not a finished run's, with what to do."""
+    if is_run(folder.resolve()):
+        status = read_marker(folder).get("status", "killed")
+        return f"{folder}: this run is not finished ({status}). Continue it: fusionkit resume {folder}"
+    parent = folder.parent if folder.name == "latest" else folder
+    below = sorted(path for path in parent.glob("*") if is_run(path)) if parent.is_dir() else []
+    if folder.name == "latest" and below:
+        return (
+            f"{folder}: no run of this recipe has finished yet. Continue the newest: "
+            f"fusionkit resume {below[-1]}"
+        )
+    if below:
+        return f"{folder}: the folder of all runs of a recipe. Give one, such as {folder}/latest."
+    if not os.path.lexists(folder):
+        known = sorted(str(path) for path in _runs_beside(folder))
+        hint = f"Known: {', '.join(known[:12])}." if known else "Give one, such as runs/NAME/latest."
+        return f"{folder}: there is no such run folder. {hint}"
+    return f"{folder}: no finished run (no model/index.json). Give one, such as runs/NAME/latest."
+
+
+def _runs_beside(folder: Path) -> list[Path]:
+    """Returns the newest finished runs that may have been meant, by recipe."""
+    roots = {folder.parent, folder.parent.parent, Path("runs")}
+    found = [path for root in roots for path in (*root.glob("latest"), *root.glob("*/latest"))]
+    return [path for path in found if is_finished(path)]
+
+
+def find_unfinished(folder: Path | None, runs: Path) -> Path:
+    """Returns the run to continue: the one that is named, else the newest of all.
+
+    Raises:
+        UsageError: It is finished, or there is none.
+        DataError: The named folder is no run's.
+    """
+    if folder is None:
+        every = find_runs(runs)
+        if not every:
+            raise UsageError(f"resume: there is no run in {runs}. Start one: fusionkit run RECIPE")
+        folder = every[-1]
+        if is_finished(folder):
+            raise UsageError(f"resume: nothing to continue, the newest run is finished ({folder}).")
+    folder = followed(folder)
+    if is_finished(folder):
+        raise UsageError(f"resume: nothing to continue, this run is finished ({folder}).")
+    if not is_run(folder):
+        raise DataError(why_unfinished(folder))
+    return folder
