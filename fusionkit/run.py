@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionkit import __version__
+from fusionkit.data.audit import Audit, audit_data
+from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
 from fusionkit.data.tables import check_table
@@ -62,11 +64,13 @@ class Prepared:
         variants: Model name -> its experiment: fused, and each modality alone; of a single one, its name.
         folds: The splits.
         outcomes: Subject -> class index, -1 where unknown.
+        audit: What was found in the data.
     """
 
     variants: Mapping[str, Experiment]
     folds: Sequence[Fold]
     outcomes: Mapping[str, int]
+    audit: Audit
 
     @property
     def main(self) -> Experiment:
@@ -84,16 +88,30 @@ class RunResult:
 
 
 def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
-    """Reads the data, checks them against the recipe and splits them; raises DataError with every problem."""
+    """Reads the data, audits them and splits them; raises DataError with every problem."""
+    prepared = examine(loaded, places, tell)
+    prepared.audit.raise_errors()
+    return prepared
+
+
+def examine(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
+    """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
     device = choose_device(recipe.training)
     tell("reading", {"source": loaded.source_plan.use})
     manifest = read_manifest(loaded, places, device.threads)
-    check_manifest(loaded, manifest)
+    manifest.require_columns(_used_columns(loaded), "modalities")
     task = Classification(manifest.classes)
-    outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
-    names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
-    folds = make_folds(recipe.split, manifest, names, recipe.seed)
+    problems: list[Finding] = []
+    outcomes: dict[str, int] = {}
+    folds: list[Fold] = []
+    try:
+        outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
+        names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
+        folds = make_folds(recipe.split, manifest, names, recipe.seed)
+    except DataError as error:
+        check = "split" if outcomes else "outcome"
+        problems = [Finding(check, sentence) for sentence in error.problems]
     store, shared = Store(places.store), Shared()
 
     def experiment(name: str, variant: LoadedRecipe) -> Experiment:
@@ -108,7 +126,19 @@ def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
     variants = {main: experiment(main, loaded)}
     if len(modalities) > 1 and recipe.evaluation.modalities_alone:
         variants |= {name: experiment(name, loaded.alone(name)) for name in modalities}
-    return Prepared(variants, folds, outcomes)
+    audit = audit_data(
+        loaded,
+        manifest,
+        {name: variants[main].reader(name).spec for name in modalities},
+        outcomes,
+        folds,
+        store,
+        threads=device.threads,
+        tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
+    )
+    audit = replace(audit, errors=[*audit.errors, *problems])
+    tell("audited", {"errors": audit.problems(), "warnings": [found.message for found in audit.warnings]})
+    return Prepared(variants, folds, outcomes, audit)
 
 
 def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
@@ -119,13 +149,17 @@ def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifes
 
 def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     """Raises DataError that names every column and file not there, and every cell outside its declaration."""
-    used = [name for columns in loaded.columns.values() for name in columns]
-    manifest.require_columns(dict.fromkeys(used), "modalities")
-    schema = {name: manifest.schema[name] for name in dict.fromkeys(used)}
+    used = _used_columns(loaded)
+    manifest.require_columns(used, "modalities")
+    schema = {name: manifest.schema[name] for name in used}
     files = [name for name, spec in schema.items() if spec.kind == "file"]
     problems = [*check_table(manifest, schema), *manifest.check_files(files)]
     if problems:
         raise DataError(problems)
+
+
+def _used_columns(loaded: LoadedRecipe) -> list[str]:
+    return list(dict.fromkeys(name for columns in loaded.columns.values() for name in columns))
 
 
 def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
@@ -156,7 +190,7 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
         started = time.monotonic()
 
         def note(name: str, data: Mapping[str, Any]) -> None:
-            if name not in ("batch_finished", "features"):
+            if name not in ("batch_finished", "features", "auditing"):
                 line = {"seconds": round(time.monotonic() - started, 3), "event": name, **data}
                 log.write(json.dumps(line, default=str) + "\n")
                 log.flush()
@@ -267,6 +301,7 @@ def _report(
         is_simulated=manifest.is_simulated,
         unit=getattr(recipe.split, "unit", "subject"),
     )
+    report["warnings"] += [found.message for found in prepared.audit.warnings]
     blank = _n_blank(prepared)
     if blank:
         report["warnings"].append(f"{blank} tested samples have no modality at all; no figure counts them.")
