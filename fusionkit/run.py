@@ -126,10 +126,16 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
     variants = {main: experiment(main, loaded)}
     if len(modalities) > 1 and recipe.evaluation.modalities_alone:
         variants |= {name: experiment(name, loaded.alone(name)) for name in modalities}
+    specs = {}
+    for name in modalities:
+        try:
+            specs[name] = variants[main].reader(name).spec
+        except DataError as error:  # its weights are not there
+            problems += [Finding("encoder", sentence) for sentence in error.problems]
     audit = audit_data(
         loaded,
         manifest,
-        {name: variants[main].reader(name).spec for name in modalities},
+        specs,
         outcomes,
         folds,
         store,

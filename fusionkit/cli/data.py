@@ -78,7 +78,8 @@ def audit_lines(loaded: LoadedRecipe, audit: Audit) -> Iterator[str]:
         yield ""
         header = ["column", "kind", "missing", "share", "different", "AUC"]
         yield from _table(header, [_column(fact, audit) for fact in audit.columns])
-        yield "  AUC: what the column reaches by itself, cross-validated by subject."
+        if any(fact.auc is not None for fact in audit.columns):
+            yield "  AUC: what the column reaches by itself, cross-validated by subject."
         yield ""
     if sum(audit.files.values()):
         decoded, remembered = audit.files["decoded"], audit.files["remembered"]

@@ -153,7 +153,10 @@ def audit_data(
     facts = [_facts(column, loaded, subjects, files) for column in columns]
     warnings = [warning for name, rows in present.items() for warning in _modality(name, rows, subjects)]
     for column, fact in zip(columns, facts, strict=True):
-        warnings += _column(column, fact, subjects, manifest)
+        warnings += _column(column, fact, subjects)
+    for modality, read in loaded.columns.items():
+        of_record = [column for column in columns if column.name in read and column.is_number]
+        warnings += _differing(modality, of_record, subjects, manifest)
     return Audit(
         samples=len(manifest),
         subjects=len(subjects.names),
@@ -198,9 +201,8 @@ def _classes(manifest: Manifest, subjects: Subjects) -> dict[str, dict[str, int]
 
 
 def _facts(column: Column, loaded: LoadedRecipe, subjects: Subjects, files: Files) -> ColumnFacts:
-    is_number = column.spec.kind in TABULAR_KINDS
     digests = files.digests.get(column.name)
-    auc = alone(column, subjects) if is_number else None
+    auc = alone(column, subjects) if column.is_number else None
     return ColumnFacts(
         name=column.name,
         kind=column.spec.kind,
@@ -229,16 +231,16 @@ def _lonely_class(present: BoolArray, subjects: Subjects) -> str | None:
     return f"{subjects.classes[label]} subjects ({counts[label]} of {everyone.sum()})"
 
 
-def _column(column: Column, fact: ColumnFacts, subjects: Subjects, manifest: Manifest) -> list[Finding]:
+def _column(column: Column, fact: ColumnFacts, subjects: Subjects) -> list[Finding]:
     where = f"{' and '.join(fact.modalities)}: {column.name}"
     found = []
     if not column.values:
         found.append(Finding("missing", f"{where}: no row has a value. Leave the column out."))
-    elif column.spec.kind in TABULAR_KINDS:
+    elif column.is_number:
         if len(column.values) == 1:
             message = f"{where}: every value is the same ('{column.texts[0]}'), which tells nothing."
             found.append(Finding("constant", f"{message} Leave the column out, unless missing cells tell."))
-        found += [*_given_away(column, fact, where, subjects), *_differing(column, where, subjects, manifest)]
+        found += _given_away(column, fact, where, subjects)
     return found
 
 
@@ -258,17 +260,31 @@ def _given_away(column: Column, fact: ColumnFacts, where: str, subjects: Subject
     return [Finding("giveaway", message + "Leave it out if it is not known before the outcome is.")]
 
 
-def _differing(column: Column, where: str, subjects: Subjects, manifest: Manifest) -> list[Finding]:
-    differing = differing_subjects(column, subjects)
+def _differing(
+    modality: str, columns: Sequence[Column], subjects: Subjects, manifest: Manifest
+) -> list[Finding]:
+    """Returns one warning for all columns of a modality in which samples of one subject differ."""
+    found = {column.name: differing_subjects(column, subjects) for column in columns}
+    differing = [column for column in columns if found[column.name].any()]
     if not differing:
         return []
-    shown = "; ".join(f"{subject}: {' and '.join(texts[:_SHOWN_VALUES])}" for subject, texts in differing[:3])
-    more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-    noun = "subject" if len(differing) == 1 else "subjects"
+    shown = ", ".join(_example(column, found[column.name], subjects) for column in differing[:_SHOWN_VALUES])
+    n_more = len(differing) - _SHOWN_VALUES
+    more = f" and {n_more} more column{'s' * (n_more > 1)}" if n_more > 0 else ""
     message = (
-        f"{where}: samples of one subject have different values ({len(differing)} {noun}: {shown}{more}). "
-        "Mend them, unless it changes from sample to sample."
+        f"{modality}: samples of one subject have different values: {shown}{more}. "
+        "Mend them, unless they change from sample to sample."
     )
-    owners = {subject for subject, _ in differing}
-    rows = [row for row, subject in enumerate(manifest.subjects) if subject in owners]
-    return [Finding("record", message, tuple(manifest.samples[row] for row in rows))]
+    is_named = np.logical_or.reduce([found[column.name] for column in differing])[subjects.of_row]
+    return [
+        Finding("record", message, tuple(manifest.samples[row] for row in np.flatnonzero(is_named).tolist()))
+    ]
+
+
+def _example(column: Column, differing: BoolArray, subjects: Subjects) -> str:
+    subject = int(differing.argmax())
+    codes = column.codes[(subjects.of_row == subject) & column.present]
+    texts = [column.texts[code - 1] for code in dict.fromkeys(codes.tolist())]
+    count = int(differing.sum())
+    who = f"{count} subject{'s' * (count > 1)}, such as" if count > 1 else "subject"
+    return f"{column.name} ({who} {subjects.names[subject]}: {' and '.join(texts[:_SHOWN_VALUES])})"

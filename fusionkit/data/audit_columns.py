@@ -82,6 +82,11 @@ class Column:
         """(n,) whether there is a value."""
         return self.codes > 0
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it becomes numbers, so that a record may hold it."""
+        return self.spec.kind in TABULAR_KINDS
+
 
 def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
     """Turns cells into codes; a cell that its declaration forbids counts as missing, `bad_cells` names it."""
@@ -109,17 +114,15 @@ def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
     )
 
 
-def differing_subjects(column: Column, subjects: Subjects) -> list[tuple[str, list[str]]]:
-    """Returns each subject whose samples have different values, with these; missing cells have no say."""
-    present = column.present
-    pairs = np.unique(np.stack([subjects.of_row[present], column.codes[present]], 1), axis=0)
-    owners, counts = np.unique(pairs[:, 0], return_counts=True)
-    crossing = set(owners[counts > 1].tolist())
-    found: dict[int, list[str]] = {}
-    for owner, code in pairs.tolist() if crossing else ():
-        if owner in crossing:
-            found.setdefault(owner, []).append(column.texts[code - 1])
-    return [(subjects.names[owner], texts) for owner, texts in found.items()]
+def differing_subjects(column: Column, subjects: Subjects) -> NDArray[np.bool_]:
+    """Returns (n_subjects,) whose samples have different values; missing cells have no say."""
+    rows = np.flatnonzero(column.present)
+    owners, codes = subjects.of_row[rows], column.codes[rows]
+    first = np.zeros(len(subjects.names), dtype=np.int64)
+    first[owners[::-1]] = codes[::-1]
+    differing = np.zeros(len(subjects.names), dtype=bool)
+    differing[owners[codes != first[owners]]] = True
+    return differing
 
 
 def alone(column: Column, subjects: Subjects) -> float | None:
@@ -205,9 +208,9 @@ def settling_values(column: Column, subjects: Subjects) -> Iterator[tuple[str | 
         known, 1
     )
     table = np.zeros((len(column.values) + 1, len(subjects.classes)), dtype=np.int64)
-    pairs = np.unique(np.stack([subjects.of_row, column.codes], 1), axis=0)
-    labels = subjects.labels[pairs[:, 0]]
-    np.add.at(table, (pairs[labels >= 0, 1], labels[labels >= 0]), 1)
+    owners, codes = np.divmod(np.unique(subjects.of_row * len(table) + column.codes), len(table))
+    labels = subjects.labels[owners]
+    np.add.at(table, (codes[labels >= 0], labels[labels >= 0]), 1)
     for code in range(1 if column.spec.kind == "numeric" else len(table)):
         count, label = int(table[code].sum()), int(table[code].argmax())
         is_pure = count == table[code, label] and shares[label] < 1
