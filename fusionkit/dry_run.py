@@ -10,9 +10,9 @@ import torch
 
 from fusionkit.data.batches import make_units
 from fusionkit.data.splits import Fold
+from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import LoopOptions
-from fusionkit.run import Places, Prepared, plan_all, prepare
 from fusionkit.training.experiment import Experiment, Feed, Origin, Tell
 from fusionkit.training.stages import Plan, Step
 

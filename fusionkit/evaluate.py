@@ -21,18 +21,11 @@ from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
 from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
+from fusionkit.prepare import Places, check_manifest, read_manifest
 from fusionkit.recipe.dialect import dump_yaml, parse
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage
 from fusionkit.registry import Registry
-from fusionkit.run import (
-    Places,
-    RunResult,
-    check_manifest,
-    last_pretraining,
-    make_run_folder,
-    read_manifest,
-    write_environment,
-)
+from fusionkit.run import RunResult, last_pretraining, make_run_folder, write_environment
 from fusionkit.store import address_of, resource_error, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device

@@ -14,9 +14,9 @@ from typing import Any
 from fusionkit.data.splits import Fold
 from fusionkit.errors import FusionkitError
 from fusionkit.locks import Busy
+from fusionkit.prepare import Places, prepare
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
-from fusionkit.run import Places, prepare
 from fusionkit.training.experiment import Experiment, Tell
 from fusionkit.training.stages import plan_steps, run_steps
 

@@ -19,7 +19,7 @@ from fusionkit.evaluation.metrics import predict_classes
 from fusionkit.evaluation.report import FUSED
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
-from fusionkit.run import Places, check_manifest
+from fusionkit.prepare import Places, check_manifest
 from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device

@@ -12,70 +12,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusionkit import __version__
-from fusionkit.data.manifest import Manifest
-from fusionkit.data.splits import Fold, make_folds
-from fusionkit.data.tables import check_table
-from fusionkit.errors import DataError
-from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
-from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
-from fusionkit.interfaces import SourceContext
+from fusionkit.data.splits import Fold
+from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
+from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.learned import Member, json_bytes, patterns_of, write_model
-from fusionkit.model import PartFactory
+from fusionkit.prepare import Places, Prepared, prepare
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
 from fusionkit.run_folder import marked_unfinished
-from fusionkit.store import Store, resource_error, using, write_atomic
-from fusionkit.task import Classification
+from fusionkit.store import resource_error, using, write_atomic
 from fusionkit.training.device import choose_device, describe_environment
-from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
+from fusionkit.training.experiment import Experiment, Origin, Tell
 from fusionkit.training.jobs import side_by_side
-from fusionkit.training.stages import Plan, plan_steps, run_steps
+from fusionkit.training.stages import plan_steps, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained
 
-SubjectRule = Literal["unanimous", "any_positive"]
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Places:
-    """The folders that a run works with.
-
-    Args:
-        data: Relative data and weight paths resolve under it.
-        store: Artefacts and features.
-        runs: Run folders.
-    """
-
-    data: Path
-    store: Path
-    runs: Path
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A recipe brought together with its data.
-
-    Args:
-        variants: Model name -> its experiment: fused, and each modality alone; of a single one, its name.
-        folds: The splits.
-        outcomes: Subject -> class index, -1 where unknown.
-    """
-
-    variants: Mapping[str, Experiment]
-    folds: Sequence[Fold]
-    outcomes: Mapping[str, int]
-
-    @property
-    def main(self) -> Experiment:
-        """The experiment of the recipe as written."""
-        return next(iter(self.variants.values()))
 
 
 @dataclass(frozen=True)
@@ -85,72 +44,6 @@ class RunResult:
     folder: Path
     report: Mapping[str, Any]
     computed: int
-
-
-def prepare(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
-    """Reads the data, checks them against the recipe and splits them; raises DataError with every problem."""
-    recipe = loaded.recipe
-    device = choose_device(recipe.training)
-    tell("reading", {"source": loaded.source_plan.use})
-    manifest = read_manifest(loaded, places, device.threads)
-    check_manifest(loaded, manifest)
-    task = Classification(manifest.classes)
-    outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
-    names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
-    folds = make_folds(recipe.split, manifest, names, recipe.seed)
-    store, shared = Store(places.store, tell, waits=waits), Shared()
-
-    def experiment(name: str, variant: LoadedRecipe) -> Experiment:
-        def tell_of(event: str, data: Mapping[str, Any]) -> None:
-            tell(event, {"model": name, **data})
-
-        factory = PartFactory(variant, task.output_dim, places.data)
-        return Experiment(factory, manifest, task, store, device, tell_of, shared)
-
-    modalities = list(recipe.modalities)
-    main = FUSED if len(modalities) > 1 else modalities[0]
-    variants = {main: experiment(main, loaded)}
-    if len(modalities) > 1 and recipe.evaluation.modalities_alone:
-        variants |= {name: experiment(name, loaded.alone(name)) for name in modalities}
-    return Prepared(variants, folds, outcomes)
-
-
-def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
-    """Reads the recipe's source."""
-    context = SourceContext(places.data, places.store / "sources", workers)
-    return loaded.source.read(context)
-
-
-def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
-    """Raises DataError that names every column and file not there, and every cell outside its declaration."""
-    used = [name for columns in loaded.columns.values() for name in columns]
-    manifest.require_columns(dict.fromkeys(used), "modalities")
-    schema = {name: manifest.schema[name] for name in dict.fromkeys(used)}
-    files = [name for name, spec in schema.items() if spec.kind == "file"]
-    problems = [*check_table(manifest, schema), *manifest.check_files(files)]
-    if problems:
-        raise DataError(problems)
-
-
-def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
-    given = manifest.subject_outcomes
-    return dict(
-        subject_outcomes(
-            manifest.subjects,
-            task.encode(manifest.outcomes),
-            task.classes,
-            given=None if given is None else task.encode(given),
-            rule=rule,
-        )
-    )
-
-
-def plan_all(prepared: Prepared) -> Iterator[tuple[str, Fold, int, Plan]]:
-    """Yields the plan of every model, fold and initialisation."""
-    for fold in prepared.folds:
-        for name, experiment in prepared.variants.items():
-            for member in range(experiment.factory.loaded.recipe.seeds):
-                yield name, fold, member, plan_steps(experiment, fold, member)
 
 
 def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) -> RunResult:
@@ -164,7 +57,7 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
 
         def note(name: str, data: Mapping[str, Any]) -> None:
             with turn:
-                if name not in ("batch_finished", "features"):
+                if name not in ("batch_finished", "features", "auditing"):
                     line = {"seconds": round(time.monotonic() - started, 3), "event": name, **data}
                     write(json.dumps(line, default=str) + "\n")
                     registry.notify(name, data)
@@ -286,6 +179,7 @@ def _report(
         is_simulated=manifest.is_simulated,
         unit=getattr(recipe.split, "unit", "subject"),
     )
+    report["warnings"] += [found.message for found in prepared.audit.warnings]
     blank = _n_blank(prepared)
     if blank:
         report["warnings"].append(f"{blank} tested samples have no modality at all; no figure counts them.")

@@ -252,9 +252,9 @@ class StoreEntry:
 
 
 def list_entries(root: Path) -> list[StoreEntry]:
-    """Returns every artefact, feature file, checkpoint and broken file, newest first."""
+    """Returns every artefact, feature file, checkpoint, audit and broken file, newest first."""
     entries = []
-    for kind in ("artefacts", "features", "checkpoints", "broken", "sources"):
+    for kind in ("artefacts", "features", "checkpoints", "audits", "broken", "sources"):
         for path in sorted((root / kind).rglob("*")):
             if not path.is_file() or path.name.startswith("."):
                 continue

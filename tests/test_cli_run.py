@@ -31,7 +31,8 @@ def test_json_is_all_of_stdout_and_progress_all_of_stderr(first):
     assert node["computed"] == 12
     lines = done.stderr.splitlines()
     assert lines[0] == "reading toy_pictures"
-    assert lines[1] == "fold 1 of 2: fused learn_record: pretrain record.encoder on 18 rows"
+    assert lines[1] == "audit: 4 warnings about the data; the report names them"
+    assert lines[2] == "fold 1 of 2: fused learn_record: pretrain record.encoder on 18 rows"
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
 
@@ -214,7 +215,7 @@ def test_without_folds_no_line_numbers_them(tmp_path, capsys, monkeypatch):
     assert code == 0
     assert "(5 stages computed)" in out
     assert [line for line in err.splitlines() if "fold" in line] == []
-    assert err.splitlines()[1] == "fused learn_words: pretrain words.encoder on 18 rows"
+    assert err.splitlines()[2] == "fused learn_words: pretrain words.encoder on 18 rows"
 
 
 def test_a_plugin_that_exits_is_no_success(tmp_path, capsys, monkeypatch):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fusionkit.prepare import Places
 from fusionkit.recipe.load import load_recipe
 from fusionkit.registry import Registry
-from fusionkit.run import Places, run
+from fusionkit.run import run
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "breast_rfn.yaml"
 LARGE = (

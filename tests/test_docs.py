@@ -19,10 +19,11 @@ from pydantic_core import PydanticUndefined
 
 import fusionkit
 from fusionkit.cli import COMMANDS
+from fusionkit.prepare import Places
 from fusionkit.recipe import schema
 from fusionkit.recipe.load import load_recipe, load_text
 from fusionkit.registry import Registry
-from fusionkit.run import Places, run
+from fusionkit.run import run
 from fusionkit.specs import ComponentConfig, Spec
 from fusionkit_manifest import ManifestOptions
 

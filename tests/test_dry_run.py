@@ -12,7 +12,8 @@ from toy_images import COUNTS
 
 from fusionkit import dry_run
 from fusionkit.dry_run import plan_text, plan_work
-from fusionkit.run import Places, run
+from fusionkit.prepare import Places
+from fusionkit.run import run
 
 ALONE = "evaluation.modalities_alone=false"
 

@@ -20,7 +20,8 @@ from fusionkit.errors import DataError, IntegrityError, RecipeError, ResourceErr
 from fusionkit.evaluate import Seen, evaluate, source_overrides
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
-from fusionkit.run import Places, RunResult, run
+from fusionkit.prepare import Places
+from fusionkit.run import RunResult, run
 
 HEADER = ["patient", "photo", "number", "word", "finding"]
 SOURCE = """\

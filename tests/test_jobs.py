@@ -15,9 +15,10 @@ import toys
 from command_line import TOYS, environment
 
 from fusionkit import run as run_module
+from fusionkit.prepare import Places
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
-from fusionkit.run import Places, RunResult, run
+from fusionkit.run import RunResult, run
 from fusionkit.training.jobs import PROGRAM, side_by_side
 
 EXTRA = [argument for argument in TOYS if argument != "-p"]

@@ -18,7 +18,8 @@ from fusionkit import ColumnSpec, RaiserSpec, hookimpl
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.learned import open_run
 from fusionkit.predict import Answers, predict, read_rows
-from fusionkit.run import Places, RunResult, run
+from fusionkit.prepare import Places
+from fusionkit.run import RunResult, run
 from fusionkit.store import address_of
 
 HOLDOUT = ("split={scheme: holdout, test: 0.34}", "evaluation.resamples=100")

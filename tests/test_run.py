@@ -13,7 +13,8 @@ from toy_images import COUNTS
 from fusionkit import run as run_module
 from fusionkit.errors import DataError, ResourceError
 from fusionkit.evaluation.metrics import choose_threshold
-from fusionkit.run import Places, RunResult, plan_all, prepare, run
+from fusionkit.prepare import Places, plan_all, prepare
+from fusionkit.run import RunResult, run
 from fusionkit.store import Store
 from fusionkit.training.experiment import Origin
 from fusionkit.training.stages import plan_steps

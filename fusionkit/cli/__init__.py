@@ -30,6 +30,7 @@ COMMANDS = {
     "schema": "schema",
     "store": "store",
     "doctor": "doctor",
+    "data": "data",
 }
 """Command -> the module of this package with its function `run`, or its Typer `app` where it has commands."""
 

@@ -19,8 +19,8 @@ from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.sizes import human
 
 if TYPE_CHECKING:
+    from fusionkit.prepare import Places
     from fusionkit.registry import Registry
-    from fusionkit.run import Places
 
 PACKAGES = ("torch", "torchvision", "numpy", "polars", "pillow", "safetensors")
 VARIABLES = {

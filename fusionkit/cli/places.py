@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fusionkit.run import Places
+    from fusionkit.prepare import Places
 
 DataRoot = Annotated[
     Path | None,
@@ -33,6 +33,6 @@ def store_root(store: Path | None) -> Path:
 
 def make_places(data_root: Path | None, store: Path | None, runs: Path = Path("runs")) -> Places:
     """Returns the folders that options and environment name."""
-    from fusionkit.run import Places
+    from fusionkit.prepare import Places
 
     return Places(data_root or Path(os.environ.get("FUSIONKIT_DATA") or "data"), store_root(store), runs)

@@ -48,6 +48,10 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
     """Returns one line for what happens, or None for what is not worth one."""
     if name == "reading":
         return f"reading {data['source']}"
+    if name == "audited" and data["warnings"]:
+        n_warnings = len(data["warnings"])
+        noun = "warning" if n_warnings == 1 else "warnings"
+        return f"audit: {n_warnings} {noun} about the data; the report names them"
     if name == "stage_started":
         what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
@@ -78,6 +82,8 @@ class _Lines:
             line = f"{data['where']}: epoch {data['epoch']:.0f} of {data['epochs']}, loss {data['loss']:.3f}"
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
+        elif name == "auditing" and is_due:
+            line = f"auditing files: {data['done']} of {data['total']}"
         # of many folds, only the first speaks at length
         is_said = not self.folds or self.folds.startswith("fold 1 ") or name in AT_ONCE
         if line and (is_due or is_said):
@@ -110,8 +116,16 @@ class _Live:
         elif name == "batch_finished":
             done = (data["epoch"] - 1) * data["batches"] + data["batch"]
             self._show(self.stage or data["where"], done, data["batches"] * data["epochs"])
-        elif name == "features":
+        else:
+            self._tell_of_files(name, data)
+
+    def _tell_of_files(self, name: str, data: Mapping[str, Any]) -> None:
+        if name == "features":
             self._show(f"features of {data['modality']}", data["done"], data["total"])
+        elif name == "auditing":
+            self._show("auditing files", data["done"], data["total"])
+        elif name == "audited" and (line := describe(name, data)):
+            self.bar.console.print(line, markup=False, highlight=False)
 
     def _show_fold(self, done: int, n_folds: int, n_jobs: int) -> None:
         if self.folds is None:

@@ -12,8 +12,8 @@ from fusionkit.cli.places import DataRoot, RunsRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from fusionkit.prepare import Places
     from fusionkit.recipe.load import LoadedRecipe
-    from fusionkit.run import Places
 
 
 def run(

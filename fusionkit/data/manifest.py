@@ -32,6 +32,8 @@ class Manifest:
         is_simulated: Whether any of it was simulated; then everything that comes out says so.
         subject_outcomes: The patient's own outcome, row by row, where the data give it.
         dropped: Why rows were left out -> how many.
+        checksums: File column -> the sha256 that the data give for each row's file, in hexadecimal digits, or
+            None.
     """
 
     samples: Sequence[str]
@@ -44,6 +46,7 @@ class Manifest:
     is_simulated: bool = False
     subject_outcomes: Sequence[str | None] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    checksums: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)

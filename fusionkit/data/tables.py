@@ -9,7 +9,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,30 +191,40 @@ def check_table(manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> list[s
 
     Columns that are not numbers (files, text) are left to those who read them.
     """
-    problems: list[str] = []
-    n_bad = 0
-    for name, spec in columns.items():
-        if spec.kind not in TABULAR_KINDS:
-            continue
-        reasons = _bad_texts(name, spec, manifest.cells[name])
-        rows: list[int] = manifest.cells[name].is_in(list(reasons)).arg_true().to_list() if reasons else []
-        n_bad += len(rows)
-        for row in rows[: max(0, _SHOWN - len(problems))]:
-            problems.append(f"{manifest.where(row)}: {reasons[manifest.cells[name][row]]}")
+    bad, n_bad = bad_cells(manifest, columns, _SHOWN)
+    problems = [sentence for _, sentence in bad]
     if n_bad > len(problems):
         problems.append(f"and {n_bad - len(problems)} more cells.")
     return problems
 
 
-def _bad_texts(name: str, spec: ColumnSpec, cells: pl.Series) -> dict[str, str]:
-    """Returns each distinct text that is not allowed, with the reason."""
-    reasons = {}
-    for text in cells.drop_nulls().unique().to_list():
+def bad_cells(
+    manifest: Manifest, columns: Mapping[str, ColumnSpec], limit: int
+) -> tuple[list[tuple[int, str]], int]:
+    """Returns row and sentence of the first cells that their declaration forbids, and how many there are."""
+    problems: list[tuple[int, str]] = []
+    n_bad = 0
+    for name, spec in columns.items():
+        if spec.kind not in TABULAR_KINDS:
+            continue
+        _, reasons = parse_texts(name, spec, manifest.cells[name].drop_nulls().unique().to_list())
+        rows: list[int] = manifest.cells[name].is_in(list(reasons)).arg_true().to_list() if reasons else []
+        n_bad += len(rows)
+        for row in rows[: max(0, limit - len(problems))]:
+            problems.append((row, f"{manifest.where(row)}: {reasons[manifest.cells[name][row]]}"))
+    return problems, n_bad
+
+
+def parse_texts(name: str, spec: ColumnSpec, texts: Iterable[str]) -> tuple[dict[str, Value], dict[str, str]]:
+    """Returns the value of each text that is allowed, and for each of the others the reason."""
+    values: dict[str, Value] = {}
+    reasons: dict[str, str] = {}
+    for text in texts:
         try:
-            parse_cell(name, spec, text)
+            values[text] = parse_cell(name, spec, text)
         except DataError as error:
             reasons[text] = error.problems[0]
-    return reasons
+    return values, reasons
 
 
 def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:

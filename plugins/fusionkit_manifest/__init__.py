@@ -42,6 +42,8 @@ class ManifestOptions(ComponentConfig):
     """Class -> the cell text, or texts, that mean it; the last class is the positive one."""
     drop: Mapping[str, Texts] = {}
     """Column -> the texts whose rows are left out, and counted."""
+    sha256: Mapping[str, str] = {}
+    """File column -> column with the sha256 of its files; a file with another one is an error."""
     columns: Mapping[str, ColumnSpec] = {}
     """What each column may hold."""
     schema_file: DataFile = ""

@@ -38,6 +38,9 @@ def read_rows(config: ManifestOptions, schema: Mapping[str, ColumnSpec], data_ro
     subject_outcomes = None
     if config.subject_outcome is not None:
         subject_outcomes = _outcomes(config, table, samples, config.subject_outcome, where, problems)
+    checksums = {
+        name: _checksums(table[column], samples, where, problems) for name, column in config.sha256.items()
+    }
     if problems:
         raise DataError(problems)
     return Manifest(
@@ -50,6 +53,7 @@ def read_rows(config: ManifestOptions, schema: Mapping[str, ColumnSpec], data_ro
         root=data_root / config.images if config.images else path.parent,
         subject_outcomes=subject_outcomes,
         dropped=dropped,
+        checksums=checksums,
     )
 
 
@@ -60,6 +64,7 @@ def _require_columns(
         *(("subject", config.subject), ("sample", config.sample), ("outcome", config.outcome)),
         ("subject_outcome", config.subject_outcome),
         *(("drop", name) for name in config.drop),
+        *(("sha256", name) for name in config.sha256.values()),
         *(("columns", name) for name in schema),
     ]
     problems = [
@@ -124,6 +129,16 @@ def _outcomes(
             f"Name it under `classes`, or leave its rows out with `drop`. {suggest(text, class_of)}"
         )
     return [None if text is None else class_of.get(text) for text in cells.to_list()]
+
+
+def _checksums(cells: pl.Series, samples: pl.Series, where: str, problems: list[str]) -> list[str | None]:
+    wrong = cells.is_not_null() & ~cells.fill_null("").str.contains("^[0-9a-fA-F]{64}$")
+    if wrong.any():
+        problems.append(
+            f"{where}: {cells.name}: not a sha256 ({_name_rows(samples.filter(wrong))}). "
+            "A sha256 has 64 hexadecimal digits, as `sha256sum` prints them."
+        )
+    return [None if text is None else str(text) for text in cells.to_list()]
 
 
 def _extract(pattern: re.Pattern[str], text: str) -> str:

@@ -1,0 +1,290 @@
+"""The audit: everything that is wrong or doubtful with a recipe's data, found at once and before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusionkit.data.audit_columns import (
+    GIVES_AWAY,
+    Column,
+    Subjects,
+    alone,
+    differing_subjects,
+    index_subjects,
+    read_column,
+    settling_values,
+)
+from fusionkit.data.audit_files import Files, Finding, Whole, decode_files, digest_files, duplicates
+from fusionkit.data.manifest import Manifest
+from fusionkit.data.splits import Fold
+from fusionkit.data.tables import bad_cells
+from fusionkit.errors import DataError
+from fusionkit.interfaces import InputSpec
+from fusionkit.recipe.load import LoadedRecipe
+from fusionkit.specs import TABULAR_KINDS
+from fusionkit.store import Store, address_of
+
+BoolArray = NDArray[np.bool_]
+
+_SHOWN = 20
+_LISTED = 1000
+_SHOWN_VALUES = 2
+_PLURALS = {
+    "value": "cells",
+    "file": "files",
+    "checksum": "files with another checksum",
+    "duplicate": "files given twice",
+}
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What is known of a column that the recipe reads.
+
+    Args:
+        name: The column.
+        kind: Its kind.
+        modalities: Which read it.
+        missing: How many rows have no value.
+        distinct: How many different values, or files, there are.
+        auc: What it reaches by itself, cross-validated by subject; null where that was not computed.
+    """
+
+    name: str
+    kind: str
+    modalities: tuple[str, ...]
+    missing: int
+    distinct: int
+    auc: float | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Args:
+        samples: How many rows.
+        subjects: How many subjects.
+        classes: Class -> how many samples and subjects.
+        modalities: Modality -> how many samples have it.
+        columns: The columns that the recipe reads.
+        files: How many different files were decoded now, and how many an earlier audit had found whole.
+        errors: What stops a run; of cells outside their declaration, the first 1000.
+        warnings: What may be as it should, but is worth a look.
+        n_bad_cells: How many cells are outside their declaration.
+    """
+
+    samples: int = 0
+    subjects: int = 0
+    classes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    modalities: Mapping[str, int] = field(default_factory=dict)
+    columns: Sequence[ColumnFacts] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    errors: Sequence[Finding] = ()
+    warnings: Sequence[Finding] = ()
+    n_bad_cells: int = 0
+
+    def problems(self) -> list[str]:
+        """Returns the errors as sentences, at most 20 of each check and a count of the others."""
+        sentences: list[str] = []
+        for check in dict.fromkeys(finding.check for finding in self.errors):
+            found = [finding.message for finding in self.errors if finding.check == check]
+            n_found = self.n_bad_cells if check == "value" else len(found)
+            sentences += found[:_SHOWN]
+            if n_found > _SHOWN:
+                sentences.append(f"and {n_found - _SHOWN} more {_PLURALS.get(check, 'problems')}.")
+        return sentences
+
+    def raise_errors(self) -> None:
+        """Raises DataError with every error, if there is one."""
+        if self.errors:
+            raise DataError(self.problems())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything as JSON values, every row named."""
+        return asdict(self)
+
+
+def audit_data(
+    loaded: LoadedRecipe,
+    manifest: Manifest,
+    specs: Mapping[str, InputSpec],
+    outcomes: Mapping[str, int],
+    folds: Sequence[Fold],
+    store: Store,
+    *,
+    threads: int = 1,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Audit:
+    """Looks at every cell and file that the recipe reads.
+
+    Args:
+        loaded: The recipe.
+        manifest: The rows; they have every column that the recipe reads.
+        specs: How each modality's cells are read.
+        outcomes: Class index of each subject, -1 where unknown; empty where they contradict each other.
+        folds: The splits; empty where there are none.
+        store: Remembers which files were found whole.
+        threads: How many images are decoded side by side.
+        tell: Is told how many files of how many are decoded.
+    """
+    names = list(dict.fromkeys(name for columns in loaded.columns.values() for name in columns))
+    schema = {name: manifest.schema[name] for name in names}
+    files = Files()
+    digest_files(manifest, [name for name, spec in schema.items() if spec.kind == "file"], files)
+    for modality, spec in specs.items():
+        if any(schema[name].kind not in TABULAR_KINDS for name in spec.columns):
+            whole = Whole(store, _reading(loaded, modality, spec))
+            decode_files(manifest, modality, spec, whole, files, threads, tell)
+    bad, n_bad = bad_cells(manifest, schema, _LISTED)
+    errors = [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
+    errors += [*files.problems, *duplicates(manifest, files, folds)]
+    subjects = index_subjects(manifest, outcomes)
+    columns = [read_column(name, spec, manifest.cells[name]) for name, spec in schema.items()]
+    present = {
+        modality: files.present.get(modality, _any_cell(columns, loaded.columns[modality]))
+        for modality in loaded.columns
+    }
+    facts = [_facts(column, loaded, subjects, files) for column in columns]
+    warnings = [warning for name, rows in present.items() for warning in _modality(name, rows, subjects)]
+    for column, fact in zip(columns, facts, strict=True):
+        warnings += _column(column, fact, subjects)
+    for modality, read in loaded.columns.items():
+        of_record = [column for column in columns if column.name in read and column.is_number]
+        warnings += _differing(modality, of_record, subjects, manifest)
+    return Audit(
+        samples=len(manifest),
+        subjects=len(subjects.names),
+        classes=_classes(manifest, subjects),
+        modalities={modality: int(rows.sum()) for modality, rows in present.items()},
+        columns=facts,
+        files={"decoded": files.decoded, "remembered": files.remembered},
+        errors=errors,
+        warnings=warnings,
+        n_bad_cells=n_bad,
+    )
+
+
+def _reading(loaded: LoadedRecipe, modality: str, spec: InputSpec) -> str:
+    """Returns the address of how a modality's cells are read: all that decides what is accepted."""
+    plan = loaded.parts[f"{modality}.encoder"]
+    return address_of(
+        {
+            "use": plan.use,
+            "version": plan.plugin.version,
+            "options": plan.options,
+            "input": spec.identity(),
+        }
+    )
+
+
+def _any_cell(columns: Sequence[Column], names: Sequence[str]) -> BoolArray:
+    rows: BoolArray = np.logical_or.reduce([column.present for column in columns if column.name in names])
+    return rows
+
+
+def _classes(manifest: Manifest, subjects: Subjects) -> dict[str, dict[str, int]]:
+    everyone = subjects.counts(np.ones(len(manifest), dtype=bool)).tolist()
+    counts = {
+        name: {"samples": sum(outcome == name for outcome in manifest.outcomes), "subjects": n_subjects}
+        for name, n_subjects in zip(manifest.classes, everyone, strict=True)
+    }
+    unknown = sum(outcome is None for outcome in manifest.outcomes)
+    if unknown or (subjects.labels < 0).any():
+        counts["unknown"] = {"samples": unknown, "subjects": int((subjects.labels < 0).sum())}
+    return counts
+
+
+def _facts(column: Column, loaded: LoadedRecipe, subjects: Subjects, files: Files) -> ColumnFacts:
+    digests = files.digests.get(column.name)
+    auc = alone(column, subjects) if column.is_number else None
+    return ColumnFacts(
+        name=column.name,
+        kind=column.spec.kind,
+        modalities=tuple(name for name, names in loaded.columns.items() if column.name in names),
+        missing=int((~column.present).sum()),
+        distinct=len(column.values) if digests is None else len(set(digests.values())),
+        auc=None if auc is None else round(auc, 3),
+    )
+
+
+def _modality(name: str, present: BoolArray, subjects: Subjects) -> list[Finding]:
+    """Returns a warning where having a modality, or lacking it, tells the outcome."""
+    lonely = _lonely_class(present, subjects)
+    if lonely is not None:
+        message = f"{name}: only {lonely} have it, so that its presence gives the outcome away."
+        return [Finding("presence", f"{message} Look at how the rows were gathered.")]
+    return []
+
+
+def _lonely_class(present: BoolArray, subjects: Subjects) -> str | None:
+    """Names the only class whose subjects have something, where others are known that lack it."""
+    counts, everyone = subjects.counts(present), subjects.counts(np.ones_like(present))
+    if (counts > 0).sum() != 1 or (everyone > 0).sum() < 2:
+        return None
+    label = int(counts.argmax())
+    return f"{subjects.classes[label]} subjects ({counts[label]} of {everyone.sum()})"
+
+
+def _column(column: Column, fact: ColumnFacts, subjects: Subjects) -> list[Finding]:
+    where = f"{' and '.join(fact.modalities)}: {column.name}"
+    found = []
+    if not column.values:
+        found.append(Finding("missing", f"{where}: no row has a value. Leave the column out."))
+    elif column.is_number:
+        if len(column.values) == 1:
+            message = f"{where}: every value is the same ('{column.texts[0]}'), which tells nothing."
+            found.append(Finding("constant", f"{message} Leave the column out, unless missing cells tell."))
+        found += _given_away(column, fact, where, subjects)
+    return found
+
+
+def _given_away(column: Column, fact: ColumnFacts, where: str, subjects: Subjects) -> list[Finding]:
+    lonely = _lonely_class(column.present, subjects)
+    reasons = [f"only {lonely} have a value"] if lonely is not None else []
+    settling = [] if reasons else list(settling_values(column, subjects))
+    for text, name, count in settling[:_SHOWN_VALUES]:
+        which = f"with '{text}'" if text is not None else "without a value"
+        reasons.append(f"all {count} subjects {which} are {name}")
+    if len(settling) > _SHOWN_VALUES:
+        reasons.append(f"and so for {len(settling) - _SHOWN_VALUES} more values")
+    if not reasons and (fact.auc is None or fact.auc < GIVES_AWAY):
+        return []
+    reasons.append(f"alone it reaches an AUC of {fact.auc:.3f}, cross-validated by subject")
+    message = f"{where} gives the outcome away: {'; '.join(reasons)}. "
+    return [Finding("giveaway", message + "Leave it out if it is not known before the outcome is.")]
+
+
+def _differing(
+    modality: str, columns: Sequence[Column], subjects: Subjects, manifest: Manifest
+) -> list[Finding]:
+    """Returns one warning for all columns of a modality in which samples of one subject differ."""
+    found = {column.name: differing_subjects(column, subjects) for column in columns}
+    differing = [column for column in columns if found[column.name].any()]
+    if not differing:
+        return []
+    shown = ", ".join(_example(column, found[column.name], subjects) for column in differing[:_SHOWN_VALUES])
+    n_more = len(differing) - _SHOWN_VALUES
+    more = f" and {n_more} more column{'s' * (n_more > 1)}" if n_more > 0 else ""
+    message = (
+        f"{modality}: samples of one subject have different values: {shown}{more}. "
+        "Mend them, unless they change from sample to sample."
+    )
+    is_named = np.logical_or.reduce([found[column.name] for column in differing])[subjects.of_row]
+    return [
+        Finding("record", message, tuple(manifest.samples[row] for row in np.flatnonzero(is_named).tolist()))
+    ]
+
+
+def _example(column: Column, differing: BoolArray, subjects: Subjects) -> str:
+    subject = int(differing.argmax())
+    codes = column.codes[(subjects.of_row == subject) & column.present]
+    texts = [column.texts[code - 1] for code in dict.fromkeys(codes.tolist())]
+    count = int(differing.sum())
+    who = f"{count} subject{'s' * (count > 1)}, such as" if count > 1 else "subject"
+    return f"{column.name} ({who} {subjects.names[subject]}: {' and '.join(texts[:_SHOWN_VALUES])})"

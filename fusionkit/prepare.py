@@ -1,0 +1,166 @@
+"""A recipe brought together with its data: read, audited, split; nothing has been trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fusionkit.data.audit import Audit, audit_data
+from fusionkit.data.audit_files import Finding
+from fusionkit.data.manifest import Manifest
+from fusionkit.data.splits import Fold, make_folds
+from fusionkit.data.tables import check_table
+from fusionkit.errors import DataError
+from fusionkit.evaluation.aggregate import subject_outcomes
+from fusionkit.evaluation.report import FUSED
+from fusionkit.interfaces import SourceContext
+from fusionkit.model import PartFactory
+from fusionkit.recipe.load import LoadedRecipe
+from fusionkit.store import Store
+from fusionkit.task import Classification
+from fusionkit.training.device import choose_device
+from fusionkit.training.experiment import Experiment, Shared, Tell
+from fusionkit.training.stages import Plan, plan_steps
+
+SubjectRule = Literal["unanimous", "any_positive"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders that a run works with.
+
+    Args:
+        data: Relative data and weight paths resolve under it.
+        store: Artefacts and features.
+        runs: Run folders.
+    """
+
+    data: Path
+    store: Path
+    runs: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe brought together with its data.
+
+    Args:
+        variants: Model name -> its experiment: fused, and each modality alone; of a single one, its name.
+        folds: The splits.
+        outcomes: Subject -> class index, -1 where unknown.
+        audit: What was found in the data.
+    """
+
+    variants: Mapping[str, Experiment]
+    folds: Sequence[Fold]
+    outcomes: Mapping[str, int]
+    audit: Audit
+
+    @property
+    def main(self) -> Experiment:
+        """The experiment of the recipe as written."""
+        return next(iter(self.variants.values()))
+
+
+def prepare(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
+    """Reads the data, audits them and splits them; raises DataError with every problem."""
+    prepared = examine(loaded, places, tell, waits=waits)
+    prepared.audit.raise_errors()
+    return prepared
+
+
+def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
+    """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
+    recipe = loaded.recipe
+    device = choose_device(recipe.training)
+    tell("reading", {"source": loaded.source_plan.use})
+    manifest = read_manifest(loaded, places, device.threads)
+    manifest.require_columns(_used_columns(loaded), "modalities")
+    task = Classification(manifest.classes)
+    problems: list[Finding] = []
+    outcomes: dict[str, int] = {}
+    folds: list[Fold] = []
+    try:
+        outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
+        names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
+        folds = make_folds(recipe.split, manifest, names, recipe.seed)
+    except DataError as error:
+        check = "split" if outcomes else "outcome"
+        problems = [Finding(check, sentence) for sentence in error.problems]
+    store, shared = Store(places.store, tell, waits=waits), Shared()
+
+    def experiment(name: str, variant: LoadedRecipe) -> Experiment:
+        def tell_of(event: str, data: Mapping[str, Any]) -> None:
+            tell(event, {"model": name, **data})
+
+        factory = PartFactory(variant, task.output_dim, places.data)
+        return Experiment(factory, manifest, task, store, device, tell_of, shared)
+
+    modalities = list(recipe.modalities)
+    main = FUSED if len(modalities) > 1 else modalities[0]
+    variants = {main: experiment(main, loaded)}
+    if len(modalities) > 1 and recipe.evaluation.modalities_alone:
+        variants |= {name: experiment(name, loaded.alone(name)) for name in modalities}
+    specs = {}
+    for name in modalities:
+        try:
+            specs[name] = variants[main].reader(name).spec
+        except DataError as error:  # its weights are not there
+            problems += [Finding("encoder", sentence) for sentence in error.problems]
+    audit = audit_data(
+        loaded,
+        manifest,
+        specs,
+        outcomes,
+        folds,
+        store,
+        threads=device.threads,
+        tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
+    )
+    audit = replace(audit, errors=[*audit.errors, *problems])
+    tell("audited", {"errors": audit.problems(), "warnings": [found.message for found in audit.warnings]})
+    return Prepared(variants, folds, outcomes, audit)
+
+
+def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
+    """Reads the recipe's source."""
+    context = SourceContext(places.data, places.store / "sources", workers)
+    return loaded.source.read(context)
+
+
+def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
+    """Raises DataError that names every column and file not there, and every cell outside its declaration."""
+    used = _used_columns(loaded)
+    manifest.require_columns(used, "modalities")
+    schema = {name: manifest.schema[name] for name in used}
+    files = [name for name, spec in schema.items() if spec.kind == "file"]
+    problems = [*check_table(manifest, schema), *manifest.check_files(files)]
+    if problems:
+        raise DataError(problems)
+
+
+def _used_columns(loaded: LoadedRecipe) -> list[str]:
+    return list(dict.fromkeys(name for columns in loaded.columns.values() for name in columns))
+
+
+def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
+    given = manifest.subject_outcomes
+    return dict(
+        subject_outcomes(
+            manifest.subjects,
+            task.encode(manifest.outcomes),
+            task.classes,
+            given=None if given is None else task.encode(given),
+            rule=rule,
+        )
+    )
+
+
+def plan_all(prepared: Prepared) -> Iterator[tuple[str, Fold, int, Plan]]:
+    """Yields the plan of every model, fold and initialisation."""
+    for fold in prepared.folds:
+        for name, experiment in prepared.variants.items():
+            for member in range(experiment.factory.loaded.recipe.seeds):
+                yield name, fold, member, plan_steps(experiment, fold, member)
