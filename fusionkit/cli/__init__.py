@@ -17,7 +17,7 @@ import typer
 
 from fusionkit import interruption
 from fusionkit.cli.session import Session
-from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, ResourceError
+from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, ResourceError, is_out_of_memory
 
 COMMANDS = {
     "run": "run",
@@ -148,11 +148,9 @@ def _call_app(arguments: list[str]) -> int:
 
 def _report_unforeseen(error: Exception) -> int:
     """Reports what the machine refuses as such, and anything else as a bug."""
-    if isinstance(error, MemoryError):
-        return _report(ResourceError("memory is full. Ask for smaller batches or fewer workers."))
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
-    if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's word for no memory
+    if is_out_of_memory(error):
         return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
     traceback.print_exception(error)
     print(

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from fusionkit.data.batches import ModalityReader, Units, prefetch, read_ahead
+from fusionkit.data.batches import ModalityReader, Units, read_ahead
+from fusionkit.data.threads import prefetch
 from fusionkit.errors import PluginError
 from fusionkit.store import Store, address_of
 
@@ -147,8 +148,9 @@ def ensure_features(
         parts = read_ahead(units.take(missing), BATCH, [reader], training=training)
         done = 0
         try:
-            for raw in prefetch(reader.read(part, training=training) for part in parts):
-                values = _checked(encode(raw), reader.name)
+            batches = ((len(part), reader.read(part, training=training)) for part in parts)
+            for n_rows, raw in prefetch(batches, look=reader.tell_slow):
+                values = _checked(encode(raw), reader.name, n_rows)
                 table.add([keys[index] for index in missing[done : done + len(values)]], values)
                 done += len(values)
                 tell(done, len(missing))
@@ -158,7 +160,11 @@ def ensure_features(
     return done
 
 
-def _checked(values: Tensor, modality: str) -> Tensor:
+def _checked(values: Tensor, modality: str, n_rows: int) -> Tensor:
+    if len(values) != n_rows:
+        raise PluginError(
+            f"{modality}.encoder: gives {len(values)} rows of features for {n_rows}. Mend the plugin."
+        )
     if not bool(torch.isfinite(values).all()):
         raise PluginError(f"{modality}.encoder: its features are not finite. Mend the plugin or the weights.")
     return values
