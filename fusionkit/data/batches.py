@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
@@ -125,7 +126,7 @@ class ModalityReader:
             )
         self.name, self.manifest, self.spec, self.seed = name, manifest, spec, seed
         # threads suffice: decoding and resizing let go of the interpreter lock
-        self._pool = ThreadPoolExecutor(workers) if workers else None
+        self._pool = ThreadPoolExecutor(workers, initializer=_leave_cores) if workers else None
         self._keys: dict[int, bytes | None] = {}
         self._ahead: dict[tuple[int, int, int, bool], Any] = {}
         self._feature_keys: dict[tuple[int, str], bytes] = {}
@@ -267,12 +268,18 @@ def prefetch(items: Iterable[ItemT], depth: int = 2) -> Iterator[ItemT]:
 def _fill(items: Iterable[Any], waiting: queue.Queue[_Entry], stop: threading.Event) -> None:
     error = None
     try:
+        _leave_cores()
         for item in items:
             if not _put((item, None), waiting, stop):
                 return
     except BaseException as raised:
         error = raised
     _put((_END, error), waiting, stop)
+
+
+def _leave_cores() -> None:
+    """Keeps torch to one core in a thread that reads: a team of its own would stop those that compute."""
+    torch.set_num_threads(1)  # of this thread, and of those that start later; not of those that run
 
 
 def _put(entry: _Entry, waiting: queue.Queue[_Entry], stop: threading.Event) -> bool:

@@ -229,6 +229,8 @@ class TrainingNode(Node):
     """auto: bf16 where the hardware multiplies it natively, for file inputs; records stay fp32."""
     threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads; null for as many as there are cores."""
+    compile: bool = False
+    """Whether torch.compile makes encoders of files quicker; the first pass takes minutes, digits change."""
     workers: int = Field(0, ge=0)
     """Threads that read images side by side, one more reads ahead; results do not depend on it."""
 

@@ -124,6 +124,7 @@ def ensure_features(
     tell: Callable[[int, int], None],
     *,
     training: bool,
+    move: Callable[[Any], Any] = lambda raw: raw,
 ) -> int:
     """Computes what a table lacks for some present units.
 
@@ -134,6 +135,7 @@ def ensure_features(
         encode: Maps a raw batch to (n, d).
         tell: Is told (done, all) rows.
         training: Whether the units are training views.
+        move: Brings a raw batch to the device, in the thread that reads ahead.
 
     Returns:
         How many rows were computed.
@@ -147,7 +149,7 @@ def ensure_features(
         parts = read_ahead(units.take(missing), BATCH, [reader], training=training)
         done = 0
         try:
-            for raw in prefetch(reader.read(part, training=training) for part in parts):
+            for raw in prefetch(move(reader.read(part, training=training)) for part in parts):
                 values = _checked(encode(raw), reader.name)
                 table.add([keys[index] for index in missing[done : done + len(values)]], values)
                 done += len(values)

@@ -274,9 +274,7 @@ def predict_pretrained(
 
         def compute(raw: Any) -> Tensor:
             with torch.inference_mode():
-                return pretraining_logits(
-                    experiment, modality, encoder, classifier, experiment.to_device(raw)
-                )
+                return pretraining_logits(experiment, modality, encoder, classifier, raw)
 
         tell = experiment.tell
         ensure_features(
@@ -286,6 +284,7 @@ def predict_pretrained(
             compute,
             lambda done, total: tell("features", {"modality": modality, "done": done, "total": total}),
             training=False,
+            move=experiment.to_device,
         )
     return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
 
