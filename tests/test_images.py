@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import struct
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,13 @@ def save(path: Path, image: Image.Image, **options) -> Path:
 
 def array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.permute(1, 2, 0).numpy()
+
+
+@pytest.fixture
+def n_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def refusal(path: Path, **options) -> str:
@@ -396,6 +405,32 @@ def test_contrast_moves_values_away_from_their_mean(tmp_path):
     assert all(abs(draw.float().mean() - 120) <= 0.5 for draw in draws)
 
 
+def test_contrast_is_torchvisions(tmp_path):
+    image = pixels(size=(64, 64))
+    path = save(tmp_path / "a.png", image)
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    for seed in range(20):
+        numbers = random.Random(seed)
+        for _ in range(2):
+            numbers.random()  # mirrored, upside down
+        numbers.randrange(4), numbers.uniform(-1, 1)  # turned
+        brightness, contrast = (1 + numbers.uniform(-1, 1) * 0.3 for _ in range(2))
+        reference = transforms.adjust_contrast(transforms.adjust_brightness(values, brightness), contrast)
+        (draw,) = load(path, [Cut("whole", seed)], size=64, augment=only(brightness=0.3, contrast=0.3))
+        assert (draw.float() - reference * 255).abs().max() <= 0.51, seed
+
+
+def test_a_draw_does_not_depend_on_the_number_of_threads(tmp_path, n_threads):
+    path = save(tmp_path / "a.png", pixels(size=(256, 256)))
+    cuts = [Cut("whole", seed) for seed in range(40)]
+    found = []
+    for number in (1, 2, 3):
+        n_threads(number)
+        found.append(torch.stack(load(path, cuts, size=224, augment=AugmentOptions(rotate=10))))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("degrees", [10, 45, 180])
 def test_rotation_fills_corners_by_reflection(tmp_path, degrees):
     path = save(tmp_path / "a.png", Image.new("RGB", (64, 64), (200, 150, 90)))
@@ -455,6 +490,6 @@ def test_identity_holds_what_changes_pixels_and_nothing_else():
 
 def test_identity_names_the_libraries_that_make_the_pixels():
     plain, augmented = image_input().identity(), image_input(augment=AugmentOptions()).identity()
-    assert (plain["version"], plain["pillow"]) == (1, PIL.__version__)
+    assert (plain["version"], plain["pillow"]) == (2, PIL.__version__)
     assert "torchvision" not in plain, "only augmentation calls it"
     assert augmented["torchvision"] == torchvision.__version__

@@ -29,8 +29,11 @@ from fusionkit.specs import AugmentOptions, ColumnSpec, ImageOptions
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 """The only formats that are decoded, whatever the file is called."""
 
-VERSION = 1
-"""Part of every address: raised when the same file would give other pixels, views or places."""
+VERSION = 2
+"""Part of every address: raised when the same file would give other pixels, views or places.
+
+2: the mean that a change of contrast turns around no longer depends on the number of threads.
+"""
 
 _PATCH = re.compile(r"patch([0-9]+)\.([0-9]+)")
 _OPENING = threading.Lock()
@@ -116,10 +119,10 @@ class ImageInput:
         except OSError as error:
             raise _unreadable(path, error) from None
         image = _decode(data, path, self.options.max_pixels)
-        key = hashlib.sha256(data).digest()
-        plain: dict[str, Tensor] = {}
-        for view in {cut.view for cut in cuts}:
-            plain[view] = self._cut(image, key, view)
+        views = dict.fromkeys(cut.view for cut in cuts)
+        # only a patch's place follows from the content: a whole image is not hashed for it
+        key = hashlib.sha256(data).digest() if views.keys() - {"whole"} else b""
+        plain = {view: self._cut(image, key, view) for view in views}
         augment = self.options.augment
         if augment is None:
             return [plain[cut.view] for cut in cuts]
@@ -246,9 +249,18 @@ def _augment(image: Tensor, options: AugmentOptions, seed: int) -> Tensor:
         image = image.rot90(turns, (1, 2))
     if angle or brightness != 1 or contrast != 1:
         values = _rotate(image.float() / 255, angle) if angle else image.float() / 255
-        values = transforms.adjust_contrast(transforms.adjust_brightness(values, brightness), contrast)
+        values = _adjust_contrast(transforms.adjust_brightness(values, brightness), contrast)
         image = (values * 255).round_().to(torch.uint8)
     return image.clone(memory_format=torch.contiguous_format)
+
+
+def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
+    """Moves values away from, or towards, the image's mean grey, as torchvision's `adjust_contrast` does.
+
+    torch's own mean adds up in another order where it has more threads, so it would change the last digit.
+    """
+    mean = float(transforms.rgb_to_grayscale(image).numpy().mean(dtype=np.float64))
+    return (image * factor + mean * (1 - factor)).clamp_(0, 1)
 
 
 def _rotate(image: Tensor, angle: float) -> Tensor:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
+import torch
+
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 LOOK_SECONDS = 0.5
@@ -29,6 +31,7 @@ def map_in_threads(call: Callable[[ItemT], ResultT], items: Sequence[ItemT], wor
     errors: dict[int, BaseException] = {}
 
     def work() -> None:
+        _leave_cores()
         while not errors:
             with taking:
                 index, item = next(todo, (-1, None))
@@ -93,12 +96,18 @@ def _take(waiting: queue.Queue[_Entry], look: Callable[[], None]) -> _Entry:
 def _fill(items: Iterable[Any], waiting: queue.Queue[_Entry], stop: threading.Event) -> None:
     error = None
     try:
+        _leave_cores()
         for item in items:
             if not _put((item, None), waiting, stop):
                 return
     except BaseException as raised:
         error = raised
     _put((_END, error), waiting, stop)
+
+
+def _leave_cores() -> None:
+    """Keeps torch to one core in a thread that reads: a team of its own would stop those that compute."""
+    torch.set_num_threads(1)  # of this thread, and of those that start later; not of those that run
 
 
 def _put(entry: _Entry, waiting: queue.Queue[_Entry], stop: threading.Event) -> bool:

@@ -231,6 +231,8 @@ class TrainingNode(Node):
     """CPU threads of each job; null for the cores divided by the jobs."""
     jobs: int = Field(1, ge=1, le=64)
     """Processes that compute stages side by side; worth it where many small models are trained."""
+    compile: bool = False
+    """Whether torch.compile makes encoders of files quicker; the first pass takes minutes, digits change."""
     workers: int = Field(0, ge=0)
     """Threads that read images side by side, one more reads ahead; results do not depend on it."""
 

@@ -7,15 +7,19 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fusionkit.errors import RecipeError
 from fusionkit.recipe.schema import TrainingNode
+
+COMPILED = ("forward", "pretraining_features", "tokens")
+"""What an encoder computes."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Device:
         precision: fp32 or bf16; bf16 for the encoders of file inputs, records and heads stay fp32.
         threads: CPU threads.
         reason: Why this precision.
+        compiles: Whether encoders of files go through torch.compile.
     """
 
     type: str
     precision: str
     threads: int
     reason: str
+    compiles: bool = False
 
     @property
     def torch(self) -> torch.device:
@@ -46,6 +52,35 @@ class Device:
             module = module.to(memory_format=torch.channels_last)
         return module
 
+    def move(self, raw: Any) -> Any:
+        """Moves a raw batch there, its containers too; to a GPU from pinned memory, without waiting for it.
+
+        It may be called in the thread that reads ahead: all threads queue on one stream of the device, so
+        what computes with the batch comes after its copy.
+        """
+        if isinstance(raw, Tensor):
+            is_on_its_way = self.type == "cuda" and raw.device.type == "cpu"
+            source = raw.pin_memory() if is_on_its_way else raw
+            return source.to(self.torch, non_blocking=True)
+        if isinstance(raw, Mapping):
+            return {name: self.move(value) for name, value in raw.items()}
+        if isinstance(raw, list | tuple):
+            return type(raw)(self.move(value) for value in raw)
+        return raw
+
+    def compile(self, path: str, encoder: nn.Module) -> nn.Module:
+        """Puts an encoder's computations through torch.compile, if the recipe says so.
+
+        Raises:
+            RecipeError: Later, when it first computes: it cannot be compiled whole, or not on this machine.
+        """
+        if self.compiles:
+            for name in COMPILED:
+                if callable(method := getattr(encoder, name, None)):
+                    # `fullgraph`: the whole of it, or an error; else torch skips what it cannot compile
+                    setattr(encoder, name, _with_sentence(path, torch.compile(method, fullgraph=True)))
+        return encoder
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Multiplies in bf16 inside, where that is the precision."""
@@ -54,7 +89,26 @@ class Device:
 
     def identity(self) -> dict[str, str]:
         """Returns what results depend on, for addresses."""
-        return {"device": self.type, "precision": self.precision, "torch": torch.__version__}
+        identity = {"device": self.type, "precision": self.precision, "torch": torch.__version__}
+        # named only where it is so: everything learned before the option was there keeps its address
+        return identity | ({"compiled": "yes"} if self.compiles else {})
+
+
+def _with_sentence(path: str, compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a compiled function that says in one sentence why it cannot be compiled."""
+
+    def computed(*inputs: Any) -> Any:
+        try:
+            return compute(*inputs)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise RecipeError(
+                f"training.compile: {path} cannot be compiled here ({reason}). Say `compile: false`."
+            ) from error
+
+    return computed
 
 
 def cpu_has_bf16() -> bool:
@@ -79,7 +133,7 @@ def choose_device(options: TrainingNode) -> Device:
         _make_deterministic()
     threads = options.threads or max(1, _n_cores() // options.jobs)
     torch.set_num_threads(threads)
-    return Device(type_, precision, threads, reason)
+    return Device(type_, precision, threads, reason, options.compile)
 
 
 def _n_cores() -> int:
@@ -88,8 +142,12 @@ def _n_cores() -> int:
 
 
 def _make_deterministic() -> None:
-    """Asks CUDA for the same bits every time; an operation that cannot do so warns, and goes on."""
+    """Asks CUDA for the same bits every time; an operation that cannot do so warns, and goes on.
+
+    fp32 means fp32 in convolutions too, where torch's default is tf32 with its 10 bits.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS starts
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # which algorithm is quickest may change from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -26,7 +26,7 @@ from fusionkit.model import (
     to_fp32,
 )
 from fusionkit.recipe.components import PartPlan, data_files
-from fusionkit.specs import ImageOptions
+from fusionkit.specs import TABULAR_KINDS, ImageOptions
 from fusionkit.store import Artefact, Store
 from fusionkit.task import Classification
 from fusionkit.training.checks import check_alone, check_finite
@@ -119,7 +119,15 @@ class Experiment:
         module = self.factory.build(path, origin.seed)
         if origin.is_learned:
             self.restore(module, path, origin)
-        return self.device.place(module)
+        module = self.device.place(module)
+        return self.device.compile(path, module) if self._reads_files(path) else module
+
+    def _reads_files(self, path: str) -> bool:
+        """Says whether a part is the encoder of something else than a table."""
+        modality, _, kind = path.partition(".")
+        loaded = self.factory.loaded
+        kinds = {loaded.source.schema[column].kind for column in loaded.columns.get(modality, ())}
+        return kind == "encoder" and not kinds <= set(TABULAR_KINDS)
 
     def restore(self, module: nn.Module, path: str, origin: Origin) -> None:
         """Loads a part's tensors from the artefact that learned it; IntegrityError if they do not fit."""
@@ -212,13 +220,7 @@ class Experiment:
 
     def to_device(self, raw: Any) -> Any:
         """Moves a raw batch to the device."""
-        if isinstance(raw, Tensor):
-            return raw.to(self.device.torch, non_blocking=True)
-        if isinstance(raw, Mapping):
-            return {name: self.to_device(value) for name, value in raw.items()}
-        if isinstance(raw, list | tuple):
-            return type(raw)(self.to_device(value) for value in raw)
-        return raw
+        return self.device.move(raw)
 
     def n_views(self, *, training: bool) -> int:
         """Returns how many views a sample has: as many as its richest modality."""
@@ -294,6 +296,7 @@ class Feed:
                 "features", {"modality": modality, "done": done, "total": total}
             ),
             training=training,
+            move=experiment.to_device,
         )
 
     def _of(self, modality: str, units: Units) -> Units:

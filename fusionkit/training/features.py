@@ -125,6 +125,7 @@ def ensure_features(
     tell: Callable[[int, int], None],
     *,
     training: bool,
+    move: Callable[[Any], Any] = lambda raw: raw,
 ) -> int:
     """Computes what a table lacks for some present units.
 
@@ -135,6 +136,7 @@ def ensure_features(
         encode: Maps a raw batch to (n, d).
         tell: Is told (done, all) rows.
         training: Whether the units are training views.
+        move: Brings a raw batch to the device, in the thread that reads ahead.
 
     Returns:
         How many rows were computed.
@@ -148,7 +150,7 @@ def ensure_features(
         parts = read_ahead(units.take(missing), BATCH, [reader], training=training)
         done = 0
         try:
-            batches = ((len(part), reader.read(part, training=training)) for part in parts)
+            batches = ((len(part), move(reader.read(part, training=training))) for part in parts)
             for n_rows, raw in prefetch(batches, look=reader.tell_slow):
                 values = _checked(encode(raw), reader.name, n_rows)
                 table.add([keys[index] for index in missing[done : done + len(values)]], values)

@@ -345,6 +345,7 @@ def predict_pretrained(
             compute,
             lambda done, total: tell("features", {"modality": modality, "done": done, "total": total}),
             training=False,
+            move=experiment.to_device,
         )
     return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
 
