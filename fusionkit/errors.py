@@ -5,6 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+MOST_PROBLEMS = 100
+LONGEST_PROBLEM = 600
+LONGEST_SHOWN = 60
+
+
+def shorten(text: str, length: int = LONGEST_SHOWN) -> str:
+    """Returns a name or a value, short enough for a message."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _tidy(problem: str) -> str:
+    """Returns a problem as one line of bounded length: no file can break a message or steer a terminal."""
+    if not problem.isprintable():
+        problem = "".join(
+            mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in problem
+        )
+    if len(problem) <= LONGEST_PROBLEM:
+        return problem
+    return f"{problem[: LONGEST_PROBLEM - 205]} ... {problem[-200:]}"  # the end says what to do
+
 
 class FusionkitError(Exception):
     """A mistake that the user can mend; shown as one sentence, without a traceback.
@@ -16,7 +36,10 @@ class FusionkitError(Exception):
     exit_code = 1
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        given = (problems,) if isinstance(problems, str) else tuple(problems)
+        if len(given) > MOST_PROBLEMS:
+            given = (*given[:MOST_PROBLEMS], f"and {len(given) - MOST_PROBLEMS} more problems.")
+        self.problems: tuple[str, ...] = tuple(_tidy(problem) for problem in given)
         super().__init__("\n".join(self.problems))
 
 
@@ -84,8 +107,10 @@ def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """Returns the hint for an unknown name: the nearest known one, and what is known."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    did_you_mean = f"Did you mean '{near[0]}'? " if near else ""
+    did_you_mean = f"Did you mean '{shorten(near[0])}'? " if near else ""
     if not names:
         return did_you_mean + "None is known."
-    shown = ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    shown = ", ".join(map(shorten, names[:limit])) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )
     return f"{did_you_mean}Known: {shown}."

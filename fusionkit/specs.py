@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ColumnKind = Literal["file", "text", "numeric", "ordinal", "category", "binary", "multi"]
 TABULAR_KINDS: tuple[ColumnKind, ...] = ("numeric", "ordinal", "category", "binary", "multi")
 """The kinds of column that become numbers."""
+MAX_SEED = 2**53 - 1
+"""The largest seed: the largest number that every reader of JSON keeps exactly."""
+MAX_PATCHES = 10_000
 Learns = Literal["nothing", "closed_form", "self_supervised", "gradient"]
 HeadLearns = Literal["nothing", "gradient"]
 
@@ -185,9 +188,15 @@ class ViewOptions(ComponentConfig):
     def _check_not_empty(self) -> ViewOptions:
         if any(side < 1 or count < 0 for side, count in self.patches.items()):
             raise ValueError("`patches` maps a side of at least 1 pixel to a count of at least 0")
+        if sum(self.patches.values()) > MAX_PATCHES:
+            raise ValueError(f"`patches` are at most {MAX_PATCHES} of an image")
         if not self.whole and not sum(self.patches.values()):
             raise ValueError("there is no view: set `whole: true` or name `patches`")
         return self
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=1)]
 
 
 class ImageOptions(ComponentConfig):
@@ -195,9 +204,9 @@ class ImageOptions(ComponentConfig):
 
     size: int = Field(224, ge=8, le=4096)
     """Side of the square that the encoder sees, in pixels."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
     """Subtracted from RGB in [0, 1]; torchvision's ImageNet values by default."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[Spread, Spread, Spread] = (0.229, 0.224, 0.225)
     """Divides after the mean is subtracted."""
     views: ViewOptions = ViewOptions()
     """What training sees."""
@@ -205,7 +214,7 @@ class ImageOptions(ComponentConfig):
     """What evaluation and prediction see, never augmented."""
     augment: AugmentOptions | None = None
     """Random changes of training views; null for none."""
-    draws: int = Field(1, ge=1)
+    draws: int = Field(1, ge=1, le=1000)
     """How many augmented draws of each view a stored feature table holds (the paper's arithmetic: 11)."""
-    max_pixels: int = Field(64_000_000, ge=1)
+    max_pixels: int = Field(64_000_000, ge=1, le=2_000_000_000)
     """An image with more pixels is refused."""

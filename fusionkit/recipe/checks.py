@@ -9,14 +9,16 @@ from fusionkit.errors import suggest
 from fusionkit.recipe.components import PartPlan
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.schema import (
-    NAME,
+    MAX_TRAININGS,
     ColumnSplit,
     FitStage,
+    FoldSplit,
     PretrainStage,
     Recipe,
     Stage,
     SupervisedOptions,
     TrainStage,
+    wrong_name,
 )
 from fusionkit.recipe.shape import TreePath, show
 from fusionkit.registry import Registry
@@ -56,8 +58,7 @@ def check_stages(stages: Mapping[int, Stage], parts: Parts, findings: Findings) 
     seen: set[str] = set()
     for index, stage in stages.items():
         path: TreePath = ("stages", index)
-        if not NAME.fullmatch(stage.name):
-            sentence = "a name is lower-case letters, digits and _, and starts with a letter"
+        if sentence := wrong_name(stage.name):
             findings.add((*path, "name"), f"{sentence} ({show(stage.name)}).")
         if stage.name in seen:
             findings.add((*path, "name"), f"another stage has this name ({show(stage.name)}). Rename one.")
@@ -207,4 +208,17 @@ def check_validation(recipe: Recipe, findings: Findings) -> None:
             ("split", "unit"),
             "by sample, one subject's samples fall on both sides, which is leakage. "
             "Write `unit: subject`, or also `accept_leakage: true`; the report will say so.",
+        )
+
+
+def check_size(recipe: Recipe, findings: Findings) -> None:
+    """Checks that folds, repeats and seeds, each of them sensible, make no absurd number together."""
+    split = recipe.split
+    repeats = 1 if isinstance(split, ColumnSplit) else split.repeats
+    folds = split.folds if isinstance(split, FoldSplit) else 1
+    if folds * repeats * recipe.seeds > MAX_TRAININGS:
+        findings.add(
+            ("split",),
+            f"too many trainings of one model ({folds} folds x {repeats} repeats x {recipe.seeds} seeds = "
+            f"{folds * repeats * recipe.seeds}). At most {MAX_TRAININGS} are run.",
         )

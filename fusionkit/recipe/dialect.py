@@ -103,9 +103,7 @@ class _Builder:
             self._attach(container, place, text=None)
             self.stack.append(_Frame(container))
             if len(self.stack) > MAX_DEPTH:
-                raise RecipeError(
-                    f"{place}: nested more than {MAX_DEPTH} deep. A recipe needs about 6 levels."
-                )
+                raise RecipeError(_too_deep(place))
         elif isinstance(event, yaml.CollectionEndEvent):
             self.stack.pop()
 
@@ -159,6 +157,10 @@ class _Builder:
         return text
 
 
+def _too_deep(place: str) -> str:
+    return f"{place}: nested more than {MAX_DEPTH} deep. A recipe needs about 6 levels."
+
+
 def parse(text: str, place_of: Callable[[int], str]) -> Any:
     """Returns the tree of a YAML text; its collections remember their places.
 
@@ -178,7 +180,10 @@ def parse(text: str, place_of: Callable[[int], str]) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = place_of(mark.line + 1 if mark else 1)
-        builder.problems.append(f"{place}: not valid YAML ({error.problem}).")
+        # libyaml counts brackets while it looks ahead, before it hands over any of them
+        is_deep = "nesting depth" in str(error.problem)
+        problem = _too_deep(place) if is_deep else f"{place}: not valid YAML ({error.problem})."
+        builder.problems.append(problem)
     except (yaml.YAMLError, UnicodeEncodeError):
         builder.problems.append(f"{place_of(1)}: not valid YAML (a character that no text file holds).")
     if builder.problems:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusionkit.recipe.schema import NAME, Recipe
+from fusionkit.recipe.schema import MAX_NAME, NAME, PRETRAINED, RESERVED, Recipe
 from fusionkit.registry import Registry
 from fusionkit.specs import COMPONENT_KINDS, Spec
 
@@ -21,7 +21,11 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         definitions[kind] = _any_of(kind, cards)
         for card in cards.values():
             _add_component(kind, card, definitions)
-    schema["properties"]["modalities"]["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
+    schema["properties"]["modalities"]["propertyNames"] = {
+        "pattern": f"^{NAME.pattern}$",
+        "maxLength": MAX_NAME,
+        "not": {"anyOf": [{"enum": list(RESERVED)}, {"pattern": f"{PRETRAINED}$"}]},
+    }
     modality = definitions["ModalityNode"]["properties"]
     for kind, place in {
         "source": schema["properties"],

@@ -123,6 +123,8 @@ def load_text(
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
+        if not shape.doubtful & {"split", "seeds"}:
+            checks.check_size(shape.recipe, findings)
     findings.raise_all()
     assert shape.recipe is not None
     assert source is not None

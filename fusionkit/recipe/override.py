@@ -97,6 +97,8 @@ def _read(text: str) -> _Override:
         raise RecipeError(f"{place}: there is no '='. Write full.path=value.")
     if not all(keys):
         raise RecipeError(f"{place}: the path has an empty part ({path}). Write full.path=value.")
+    if len(keys) > dialect.MAX_DEPTH:
+        raise RecipeError(f"{place}: the path is more than {dialect.MAX_DEPTH} deep. Write full.path=value.")
     if not value.strip():
         raise RecipeError(f"{place}: there is no value. Write null to remove, or '' for an empty text.")
     return _Override(place, keys, dialect.parse(value, lambda _: place))

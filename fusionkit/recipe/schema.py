@@ -5,13 +5,51 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+
+from fusionkit.specs import MAX_SEED
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("head", "fused", "none")
 """What parts, the report and predictions call something else than a modality."""
 PRETRAINED = "_pretrained"
 """Ends the name under which the report has a pretrain stage's own classifier."""
+# Beyond anything real; so that a slip such as 1e9 is a sentence, and not hours of silence or a full memory.
+MAX_EPOCHS = 100_000
+MAX_REPEATS = 1000
+MAX_NAME = 80
+MAX_TRAININGS = 10_000
+"""Most trainings of one model: folds times repeats times seeds."""
+
+
+def _check_name(value: str) -> str:
+    if isinstance(value, str) and (sentence := wrong_name(value)):
+        raise ValueError(sentence)
+    return value
+
+
+def wrong_name(name: str) -> str:
+    """Returns what is wrong with a name, or nothing."""
+    if len(name) > MAX_NAME:
+        return f"a name has at most {MAX_NAME} characters"
+    if not NAME.fullmatch(name):
+        return "a name is lower-case letters, digits and _, and starts with a letter"
+    return ""
+
+
+_NAME_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$", "maxLength": MAX_NAME})
+Name = Annotated[str, BeforeValidator(_check_name), _NAME_SCHEMA]
+StageName = Annotated[str, _NAME_SCHEMA]
+"""A name that is checked with the stages, so that all of a recipe's mistakes are found at once."""
 
 
 class Node(BaseModel):
@@ -43,7 +81,7 @@ class TaskNode(Node):
 class ModalityNode(Node):
     """One kind of data: which columns, which encoder, and what widens its features."""
 
-    columns: tuple[str, ...] | None = Field(None, min_length=1)
+    columns: tuple[str, ...] | None = Field(None, min_length=1, max_length=10_000)
     """Columns of the data that it reads; null for all of the kinds that the encoder reads."""
     encoder: Use
     """Turns cells into one feature vector."""
@@ -56,21 +94,21 @@ class ModalityNode(Node):
 class LoopOptions(Node):
     """Options of the training loop."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, le=MAX_EPOCHS)
     """How often every training row is seen."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=1_000_000)
     """Rows per optimiser step."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """The optimiser; sgd has momentum .9."""
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(3e-4, gt=0, le=1000)
     """Largest learning rate of the schedule."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=1000)
     """Decoupled for adamw, L2 otherwise."""
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rate falls to zero over all steps."""
-    warmup_epochs: float = Field(0.0, ge=0)
+    warmup_epochs: float = Field(0.0, ge=0, le=MAX_EPOCHS)
     """Over how many epochs the learning rate rises from zero."""
-    gradient_clip: float | None = Field(None, gt=0)
+    gradient_clip: float | None = Field(None, gt=0, le=1e9)
     """Largest gradient norm; null for none."""
 
 
@@ -81,7 +119,7 @@ class SupervisedOptions(LoopOptions):
     """balanced: every class weighs the same in the loss."""
     subject_weights: Literal["equal"] | None = None
     """equal: every subject weighs the same in the loss, however many samples it has."""
-    early_stopping: int | None = Field(None, ge=1)
+    early_stopping: int | None = Field(None, ge=1, le=MAX_EPOCHS)
     """Stop after this many epochs without a better validation loss, and restore the best weights; needs a
     validation share in the split."""
 
@@ -89,28 +127,28 @@ class SupervisedOptions(LoopOptions):
 class FitStage(LoopOptions):
     """Parts learn without outcomes, in data-flow order, on training subjects."""
 
-    name: str
+    name: StageName
     """The stage's name, by which overrides and messages address it."""
-    fit: tuple[str, ...] = Field(min_length=1)
+    fit: tuple[str, ...] = Field(min_length=1, max_length=1000)
     """Part paths, such as emr.encoder and emr.raiser."""
     rows: Literal["subject", "sample"] = "subject"
     """subject: one row per subject; sample: every row."""
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1, le=MAX_EPOCHS)
     """How often every training row is seen (self-supervised parts)."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=1_000_000)
     """Rows per optimiser step (self-supervised parts)."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adam"
     """The optimiser (self-supervised parts)."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=1000)
     """Largest learning rate of the schedule (self-supervised parts)."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=1000)
     """Decoupled for adamw, L2 otherwise (self-supervised parts)."""
 
 
 class PretrainStage(SupervisedOptions):
     """An encoder learns through a temporary classifier on its pretraining features."""
 
-    name: str
+    name: StageName
     """The stage's name, by which overrides and messages address it."""
     pretrain: str
     """The encoder's part path, such as image.encoder."""
@@ -121,9 +159,9 @@ class PretrainStage(SupervisedOptions):
 class TrainStage(SupervisedOptions):
     """Parts learn together from the outcome; everything that is not named is frozen."""
 
-    name: str
+    name: StageName
     """The stage's name, by which overrides and messages address it."""
-    train: tuple[str, ...] = Field(min_length=1)
+    train: tuple[str, ...] = Field(min_length=1, max_length=1000)
     """Part paths, such as head."""
 
 
@@ -158,7 +196,7 @@ class HoldoutSplit(Node):
     """Share of subjects to test on."""
     validation: float = Field(0.0, ge=0, lt=1)
     """Share of the training subjects for early stopping and thresholds; 0 for none."""
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=MAX_REPEATS)
     """How many random splits."""
     unit: Literal["subject", "sample"] = "subject"
     """sample: one patient's samples may fall on both sides. That is leakage; see `accept_leakage`."""
@@ -171,9 +209,9 @@ class FoldSplit(Node):
 
     scheme: Literal["folds"]
     """folds: every subject is tested once per repeat."""
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, le=1000)
     """How many folds."""
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=MAX_REPEATS)
     """How often the folds are reshuffled."""
     validation: float = Field(0.0, ge=0, lt=1)
     """Share of the training subjects for early stopping and thresholds; 0 for none."""
@@ -212,7 +250,7 @@ class EvaluationNode(Node):
     """Probability from which a subject is called positive; validation: the best balanced accuracy there."""
     interval: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
-    resamples: int = Field(2000, ge=100)
+    resamples: int = Field(2000, ge=100, le=100_000)
     """How many bootstrap resamples of subjects."""
     modalities_alone: bool = True
     """Whether each modality is also trained and scored alone."""
@@ -233,17 +271,8 @@ class TrainingNode(Node):
     """Processes that compute stages side by side; worth it where many small models are trained."""
     compile: bool = False
     """Whether torch.compile makes encoders of files quicker; the first pass takes minutes, digits change."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=256)
     """Threads that read images side by side, one more reads ahead; results do not depend on it."""
-
-
-def _check_name(value: str) -> str:
-    if isinstance(value, str) and not NAME.fullmatch(value):
-        raise ValueError("a name is lower-case letters, digits and _, and starts with a letter")
-    return value
-
-
-Name = Annotated[str, BeforeValidator(_check_name)]
 
 
 class Recipe(Node):
@@ -253,19 +282,19 @@ class Recipe(Node):
     """Names the folder of its runs."""
     description: str = ""
     """One paragraph for people."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Every random choice derives from it."""
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=100)
     """How many initialisations the parts that learn by gradient have; a fold averages their probabilities."""
     source: Use
     """Where the data come from."""
     task: TaskNode = TaskNode()
     """What is predicted."""
-    modalities: dict[Name, ModalityNode] = Field(min_length=1)
+    modalities: dict[Name, ModalityNode] = Field(min_length=1, max_length=100)
     """The kinds of data, by a name of your own."""
     head: Use
     """Fuses the modalities' features."""
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=1000)
     """The steps in which named parts learn, in order."""
     split: Split
     """Which subjects train and which test."""

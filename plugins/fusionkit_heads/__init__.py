@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class ConcatMlpConfig(ComponentConfig):
     """Options of concat_mlp."""
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (500, 100)
+    hidden: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field((500, 100), max_length=20)
     """Widths of the hidden layers (Yan et al. 2021: 500, 100)."""
     activation: Literal["relu", "tanh"] = "relu"
     """What follows every hidden layer; the paper does not say."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from fusionkit import ColumnSpec, ComponentConfig, DataFile, Source, SourceSpec, hookimpl
 
@@ -20,7 +21,9 @@ def _as_texts(value: Any) -> Any:
     return _as_texts([value])
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
+_TEXT_SCHEMAS = [{"type": "string"}, {"type": "integer"}]
+_TEXTS_SCHEMA = {"anyOf": [*_TEXT_SCHEMAS, {"type": "array", "items": {"anyOf": _TEXT_SCHEMAS}}]}
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts), WithJsonSchema(_TEXTS_SCHEMA)]
 
 
 class ManifestOptions(ComponentConfig):
@@ -60,10 +63,12 @@ class ManifestOptions(ComponentConfig):
             problems.append("exactly one of `columns` and `schema_file` says what the columns hold")
         if len(self.classes) < 2:
             problems.append("`classes` names at least two classes")
-        texts = [text for members in self.classes.values() for text in members]
-        twice = sorted({text for text in texts if texts.count(text) > 1})
+        counts = Counter(text for members in self.classes.values() for text in members)
+        twice = sorted(text for text, count in counts.items() if count > 1)
         if twice:
-            problems.append(f"`classes` gives {', '.join(map(repr, twice))} to more than one class")
+            more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+            named = ", ".join(map(repr, twice[:5])) + more
+            problems.append(f"`classes` gives {named} to more than one class")
         try:
             re.compile(self.subject_pattern or "")
         except re.error as error:

@@ -79,7 +79,7 @@ class SampleOptions(ComponentConfig):
     """Height of an image in pixels (the paper's: 1536)."""
     missing: float = Field(0.0, ge=0, lt=1)
     """Share of record cells blanked at random."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**53 - 1)
     """Every patient derives from it, each by itself: more patients change none of those that are there."""
 
     @field_validator("images_per_patient")

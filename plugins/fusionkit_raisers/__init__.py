@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fusionkit import ComponentConfig, RaiserSpec, hookimpl
+from fusionkit import ComponentConfig, RaiserSpec, RecipeError, hookimpl
 
 if TYPE_CHECKING:
     from fusionkit import Raiser
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
 SOURCE = "doi:10.1186/s12911-020-01340-6"
 
 
+MAX_WIDTH = 1_000_000
+"""The widest result; beyond anything real."""
+_MULTIPLE = re.compile(r"[1-9][0-9]{0,17}x")
+
+
 def _check_width(width: int | str) -> int | str:
-    number = width if isinstance(width, int) else width.removesuffix("x")
-    if (isinstance(width, str) and not width.endswith("x")) or not str(number).isdigit() or int(number) < 1:
+    if width < 1 if isinstance(width, int) else not _MULTIPLE.fullmatch(width):
         raise ValueError("a width is a number, or a multiple of the input such as 20x")
+    if int(str(width).removesuffix("x")) > MAX_WIDTH:
+        raise ValueError(f"a width is at most {MAX_WIDTH}")
     return width
 
 
@@ -27,8 +34,13 @@ Width = Annotated[int | str, AfterValidator(_check_width)]
 
 
 def resolve_width(width: int | str, input_dim: int) -> int:
-    """Returns a width as a number."""
-    return width if isinstance(width, int) else int(width.removesuffix("x")) * input_dim
+    """Returns a width as a number; raises RecipeError if no machine could hold it."""
+    number = width if isinstance(width, int) else int(width.removesuffix("x")) * input_dim
+    if number > MAX_WIDTH:
+        raise RecipeError(
+            f"raiser: a width is at most {MAX_WIDTH} ({width} of {input_dim} features: {number}). Narrow it."
+        )
+    return number
 
 
 class CopyConfig(ComponentConfig):
@@ -48,7 +60,7 @@ class PolynomialConfig(ComponentConfig):
 class AutoencoderConfig(ComponentConfig):
     """Options of ae."""
 
-    hidden: tuple[Width, ...] = Field(("10x", "15x", "20x"), min_length=1)
+    hidden: tuple[Width, ...] = Field(("10x", "15x", "20x"), min_length=1, max_length=20)
     """Widths up to the code, which is the result; the decoder mirrors them (Yan et al. 2021: 290, 435, 580
     for 29)."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
@@ -69,7 +81,7 @@ class DenoisingConfig(AutoencoderConfig):
 class SparseDenoisingConfig(DenoisingConfig):
     """Options of dae_l1."""
 
-    l1: float = Field(1e-6, ge=0)
+    l1: float = Field(1e-6, ge=0, le=1000)
     """Weight of the L1 norm of all learned parameters; the paper does not give it. 1e-6 is ours."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fusionkit import PluginError
+from fusionkit import RecipeError
 
 
 def _fill_up(features: Tensor, width: int) -> Tensor:
@@ -20,7 +20,7 @@ class Copy(nn.Module):
     def __init__(self, input_dim: int, output_dim: int) -> None:
         super().__init__()
         if output_dim < input_dim:
-            raise PluginError(
+            raise RecipeError(
                 f"copy: output is narrower than the input ({output_dim} < {input_dim}). Widen it."
             )
         self.input_dim, self.output_dim = input_dim, output_dim
@@ -37,7 +37,7 @@ class Polynomial(nn.Module):
         super().__init__()
         natural = 1 + 2 * input_dim + input_dim * (input_dim - 1) // 2
         if output_dim is not None and output_dim < natural:
-            raise PluginError(
+            raise RecipeError(
                 f"polynomial: output is narrower than the terms ({output_dim} < {natural} for {input_dim} "
                 "fields). Widen it, or set it to null."
             )

@@ -43,7 +43,7 @@ class MultilevelConfig(VggConfig):
 class FcConfig(VggConfig):
     """Options of vgg16_fc."""
 
-    nodes: int = Field(1280, ge=1)
+    nodes: int = Field(1280, ge=1, le=100_000)
     """Width of the fully connected layer (Yan et al. 2021: 29 or 1280)."""
     activation: Literal["relu", "none"] = "relu"
     """What follows the layer; the paper does not say."""

@@ -10,7 +10,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from torch import nn
 
 import fusionkit_raisers
-from fusionkit.errors import PluginError
+from fusionkit.errors import RecipeError
 from fusionkit.interfaces import Fittable, SelfSupervised
 from fusionkit.registry import Registry
 from fusionkit.specs import RaiserSpec
@@ -70,7 +70,7 @@ def test_copy_is_20_times_by_default_and_learns_nothing():
 
 
 def test_copy_cannot_narrow():
-    with pytest.raises(PluginError) as error:
+    with pytest.raises(RecipeError) as error:
         build("copy", 29, output=28)
     assert str(error.value) == "copy: output is narrower than the input (28 < 29). Widen it."
 
@@ -102,7 +102,7 @@ def test_the_papers_polynomial_is_465_wide_and_filled_up_to_580():
 
 
 def test_polynomial_cannot_narrow():
-    with pytest.raises(PluginError) as error:
+    with pytest.raises(RecipeError) as error:
         build("polynomial", output=464)
     assert str(error.value) == (
         "polynomial: output is narrower than the terms (464 < 465 for 29 fields). "

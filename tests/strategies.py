@@ -1,0 +1,391 @@
+"""What the tests of generated bad input share: the oracle, and the strategies that make recipes."""
+
+# ruff: noqa: E501 (a list of odd things is read by line)
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import toys
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+from fusionkit.errors import FusionkitError, ResourceError
+from fusionkit.recipe import dialect
+from fusionkit.recipe.json_schema import recipe_schema
+from fusionkit.recipe.load import dump_yaml
+from fusionkit.registry import Registry
+
+ROOT = Path(__file__).parent.parent
+TreePath = tuple[str | int, ...]
+LONGEST = 600
+INTERNALS = (
+    "Traceback",
+    " object at 0x",
+    "pydantic",
+    "input_value",
+    "<class",
+    "fails to build",
+    "fails to check",
+)
+GIB = 1 << 30
+
+
+def bounded(n_examples: int, seconds: float | None = None) -> settings:
+    """Returns settings under which every run sees the same examples; `seconds` is the most that one takes."""
+    return settings(
+        max_examples=n_examples,
+        derandomize=True,
+        database=None,
+        deadline=None if seconds is None else seconds * 1000,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+# the oracle
+
+
+def flaws(problem: str) -> list[str]:
+    """Returns what is wrong with a message: the house writes `where: what is wrong (given). What to do.`"""
+    found = {
+        "more than one line, or what no terminal shows": not problem.isprintable(),
+        "no place": ": " not in problem and not re.fullmatch(r"and \d+ more \w+\.", problem),
+        "no full stop": re.search(r"(?<![.?!:,])\.$", problem) is None,
+        "too long": len(problem) > LONGEST,
+        "internals": any(word in problem for word in INTERNALS),
+    }
+    return [flaw for flaw, is_there in found.items() if is_there]
+
+
+def answer(call: Callable[[], Any], *exit_codes: int) -> Any:
+    """Returns a result or a FusionkitError with one of the exit codes; anything else fails the test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        given = _outcome(call)
+    if isinstance(given, FusionkitError):
+        problems = given.problems
+        assert given.exit_code in exit_codes, (type(given).__name__, problems)
+        assert 1 <= len(problems) <= 200, f"{len(problems)} problems at once"
+        wrong = {problem: flaws(problem) for problem in problems if flaws(problem)}
+        assert not wrong, wrong
+    return given
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except FusionkitError as error:
+        return error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        return ResourceError("memory: it is full. Ask for less.")  # as the command line says it
+
+
+@contextmanager
+def bounded_memory(more: int = 2 * GIB) -> Iterator[None]:
+    """Refuses this process more than so many bytes beyond what it has, so that an absurd size is noticed."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+# recipes
+
+
+def plain(tree: Any) -> Any:
+    """Returns a tree as plain lists and mappings."""
+    return json.loads(json.dumps(tree))
+
+
+SMALL_TABLE = "\n".join(
+    ["patient,picture,age,side,signs,outcome"]
+    + [
+        f"p{row // 2},{row:02}.png,{30 + row},{'left' if row % 2 else 'right'},{'red&hot' if row % 3 else 'hot'},"
+        f"{'bad' if row // 2 % 2 else 'good'}"
+        for row in range(24)
+    ]
+)
+SMALL = """\
+name: small
+source:
+  use: manifest
+  table: rows.csv
+  subject: patient
+  outcome: outcome
+  classes: {good: good, bad: [bad]}
+  columns:
+    age: {kind: numeric, range: [0, 120], missing: [unknown]}
+    side: {kind: binary, values: [left, right]}
+    signs: {kind: multi, values: [red, hot]}
+modalities:
+  record:
+    columns: [age, side]
+    encoder: {use: structured, missing: keep, flags: true}
+    raiser: {use: dae_l1, hidden: [2x, 20], corruption: 0.2, l1: 1.0e-6}
+  signs:
+    columns: [signs]
+    encoder: {use: structured}
+    raiser: {use: copy, output: 4x}
+head: {use: concat_mlp, hidden: [8, 4], dropout: 0.5}
+stages:
+  - name: raise_record
+    fit: [record.encoder, record.raiser, signs.encoder]
+    epochs: 2
+    batch_size: 8
+  - name: fuse
+    train: [head]
+    epochs: 2
+    learning_rate: 3.0e-4
+    schedule: cosine
+    gradient_clip: 5.0
+split: {scheme: folds, folds: 2, validation: 0.2}
+evaluation: {resamples: 100, threshold: validation}
+training: {device: cpu, precision: fp32, threads: 1}
+"""
+"""A recipe of bundled components that is planned in milliseconds; its table is SMALL_TABLE."""
+
+BUNDLED = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "recipes").glob("*.yaml"))]
+TREES = [plain(dialect.parse(text, str)) for text in (SMALL, SMALL, *BUNDLED)]
+PLANNED_TREES = [plain(dialect.parse(text, str)) for text in (SMALL, toys.RECIPE)]
+
+ODD_TEXTS = [
+    "", " ", "null", "~", "yes", "1", "1e999", ".nan", "-.inf", "a: b", "- a", "#", "&a", "*a", "!!python/none",
+    "\x00", "\x07\x1b[31m", "two\nlines", "\u202eabc", "\ufeff", "\U0001f9ec", "é", "..", "../..", "/etc/passwd",
+    "con", "a" * 300, "ä" * 5000, "%s{0}$HOME", "os.system", "head", "fused", "'", '"',
+    "20x", "-1x", "0x", "99999999999x", "x", "²x", "٣", "(", "[", "(?P<", "(a+)+$", "modalities.record.encoder",
+]  # fmt: skip
+NUMBERS = [
+    0, 1, -1, 2, 3, 7, 100, 999, 10**6, 10**9, 2**31, 2**63 - 1, 10**17, -(10**9), 0.0, -0.0, 0.5, 1.0, 1e-3, 1e-300,
+    5e-324, 1e300, -1e300, 1.5, 1e9, 99.9,
+]  # fmt: skip
+
+OPTIONS = [
+    "null", "1", "2", "5", "0.5", "1e-3", "true", "false", "copy", "ae", "dae", "toy_linear", "sgd", "adam", "sample", "subject",
+    "[head]", "balanced", "{use: copy}", "{use: polynomial}", "{scheme: holdout, test: 0.3}", "{scheme: column, column: side}",
+]  # fmt: skip
+
+odd_texts = st.sampled_from(ODD_TEXTS) | st.text(max_size=20)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.sampled_from(NUMBERS)
+    | st.integers(-(10**17), 10**17)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | odd_texts
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(odd_texts, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def paths_of(node: Any, path: TreePath = ()) -> Iterator[TreePath]:
+    """Yields the path of every node of a tree but the root."""
+    if path:
+        yield path
+    if isinstance(node, dict | list):
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            yield from paths_of(node[key], (*path, key))
+
+
+def node_at(tree: Any, path: TreePath) -> Any:
+    for step in path:
+        tree = tree[step]
+    return tree
+
+
+def make_registry() -> Registry:
+    """Returns the installed components and the toys."""
+    registry = Registry.discover()
+    registry.add("toys", toys)
+    return registry
+
+
+SCHEMA = recipe_schema(make_registry())
+DEFINITIONS = {"": SCHEMA, **SCHEMA["$defs"]}
+
+
+def definition_of(holder: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keys, with their schemas, of the definition that a mapping of a valid recipe follows."""
+    for node in DEFINITIONS.values():
+        known = node.get("properties", {})
+        use = known.get("use", {})
+        if set(holder) <= set(known) and use.get("const", holder.get("use")) == holder.get("use"):
+            return dict(known)
+    return {}
+
+
+@st.composite
+def fitting(draw: Any, node: dict[str, Any], depth: int = 0) -> Any:
+    """Returns a value that a JSON Schema allows, or nearly: numbers lie at, and just beyond, their bounds."""
+    if "$ref" in node:
+        return draw(fitting(DEFINITIONS[node["$ref"].rpartition("/")[2]], depth))
+    if "anyOf" in node or "oneOf" in node:
+        return draw(fitting(draw(st.sampled_from(node.get("anyOf") or node["oneOf"])), depth))
+    if "enum" in node or "const" in node:
+        return draw(st.sampled_from(node.get("enum") or [node["const"]]))
+    kind = node.get("type")
+    if kind in ("integer", "number"):
+        least = node.get("minimum", node.get("exclusiveMinimum", -3))
+        most = node.get("maximum", node.get("exclusiveMaximum", 10**9))
+        near = [least, least + 1, least + 2, least + 4, most, most + 1, least - 1]
+        return draw(st.sampled_from(near + ([least + 0.5, (least + most) / 2] if kind == "number" else [])))
+    if kind == "array":
+        items = node.get("items", {})
+        if isinstance(items, list):
+            return [draw(fitting(item, depth + 1)) for item in items]
+        return [draw(fitting(items, depth + 1)) for _ in range(draw(st.integers(0, 3)))]
+    if kind == "object" and depth < 4:
+        keys = node.get("properties", {})
+        return {key: draw(fitting(keys[key], depth + 1)) for key in keys if draw(st.booleans())}
+    plain_kinds = {
+        "boolean": st.booleans(),
+        "null": st.none(),
+        "string": st.sampled_from(["age", "side", "1x", "a"]),
+    }
+    return draw(plain_kinds.get(str(kind), values))
+
+
+def change_gently(draw: Any, tree: Any) -> None:
+    """Sets one known key of one mapping, written or not, to what its schema allows, or nearly allows."""
+    holders = [node_at(tree, path) for path in [(), *paths_of(tree)]]
+    known = [(holder, definition_of(holder)) for holder in holders if isinstance(holder, dict) and holder]
+    holder, keys = draw(st.sampled_from([(holder, keys) for holder, keys in known if keys] or [(tree, {})]))
+    plain_keys = [
+        key
+        for key, node in keys.items()
+        if not {"$ref", "allOf"} & set(node) and key not in ("use", "stages")
+    ]
+    if plain_keys:
+        key = draw(st.sampled_from(plain_keys))
+        holder[key] = draw(fitting(keys[key]))
+
+
+CHANGES = ["gentle"] * 8 + ["value", "value", "number", "number", "drop", "rename", "swap", "copy", "nest"]
+
+
+@st.composite
+def mutated_trees(draw: Any, trees: list[Any], most: int = 4) -> Any:
+    """Returns a tree with one to `most` changes, some of which leave it valid."""
+    tree = plain(draw(st.sampled_from(trees)))
+    for _ in range(draw(st.sampled_from([1, 1, 2, most]))):
+        paths = list(paths_of(tree))
+        change = draw(st.sampled_from(CHANGES))
+        if change == "gentle" or not paths:
+            change_gently(draw, tree)
+        else:
+            change_rudely(draw, tree, draw(st.sampled_from(paths)), change)
+    return tree
+
+
+def change_rudely(draw: Any, tree: Any, path: TreePath, change: str) -> None:
+    """Changes one node, whatever its schema says."""
+    holder, key = node_at(tree, path[:-1]), path[-1]
+    other = draw(st.sampled_from(list(paths_of(tree))))
+    if change in ("value", "number"):
+        holder[key] = draw(values if change == "value" else st.sampled_from(NUMBERS))
+    elif change == "drop":
+        del holder[key]
+    elif change == "nest":
+        for _ in range(draw(st.integers(1, 60))):
+            holder[key] = [holder[key]] if draw(st.booleans()) else {"use": holder[key]}
+    elif change == "swap":
+        node_at(tree, other[:-1])[other[-1]], holder[key] = plain(holder[key]), plain(node_at(tree, other))
+    elif isinstance(holder, list):
+        holder.append(plain(holder[key]))
+    elif change == "rename":
+        holder[draw(odd_texts | st.just(str(other[-1])))] = holder.pop(key)
+    else:
+        holder[f"{key}_2"] = plain(holder[key])
+
+
+FRAGMENTS = [
+    *re.findall(r"[\w.]+:?|[\[\]{},:-]|\n *", SMALL)[:200],
+    "\n", "  ", ": ", "- ", "? ", "| ", "> ", "&a ", "*a", "!!int ", "%YAML 1.1\n", "---\n", "...\n", "'", '"', "\t", "\r",
+    "\x85", "\u2028", "\ud7ff", "<<: ", "@", "`", '"\\ud800"', '"\\x07"', '"\\0"', "0o7", "1_0", "1e400", "[" * 60,
+]  # fmt: skip
+
+
+@st.composite
+def spoiled_texts(draw: Any) -> str:
+    """Returns a recipe whose lines or characters were cut, doubled, moved or replaced."""
+    lines = draw(st.sampled_from([SMALL, toys.RECIPE, *BUNDLED])).splitlines()
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(lines) - 1))
+        line = lines[at]
+        change = draw(st.sampled_from(["drop", "double", "indent", "cut", "insert", "move"]))
+        if change == "drop" and len(lines) > 1:
+            del lines[at]
+        elif change == "double":
+            lines.insert(at, line)
+        elif change == "indent":
+            lines[at] = " " * draw(st.integers(0, 6)) + line.lstrip()
+        elif change == "cut":
+            lines[at] = line[: draw(st.integers(0, len(line)))]
+        elif change == "insert":
+            place = draw(st.integers(0, len(line)))
+            lines[at] = line[:place] + draw(st.sampled_from(FRAGMENTS) | odd_texts) + line[place:]
+        else:
+            lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(at))
+    return "\n".join(lines)
+
+
+recipe_bytes = st.one_of(
+    mutated_trees(TREES).map(dump_yaml).map(lambda text: text.encode("utf-8", "replace")),
+    mutated_trees(TREES).map(dump_yaml).map(lambda text: text.encode("utf-8", "replace")),
+    spoiled_texts().map(lambda text: text.encode("utf-8", "replace")),
+    st.lists(st.sampled_from(FRAGMENTS), max_size=60)
+    .map("".join)
+    .map(lambda text: text.encode("utf-8", "replace")),
+    st.binary(max_size=300),
+    st.tuples(st.sampled_from([SMALL, *BUNDLED]), st.sampled_from(["utf-16", "utf-32", "utf-8-sig"])).map(
+        lambda both: both[0].encode(both[1])
+    ),
+)
+
+
+@st.composite
+def override_lists(draw: Any, trees: list[Any]) -> tuple[Any, list[str]]:
+    """Returns a tree and one to three overrides of it: paths that are there, nearly there, or odd."""
+    tree = draw(st.sampled_from(trees))
+    paths = list(paths_of(tree))
+    names = {index: stage["name"] for index, stage in enumerate(tree["stages"])}
+    overrides = []
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
+        path = list(draw(st.sampled_from(paths)))
+        if path[0] == "stages" and len(path) > 1:
+            path[1] = names[path[1]]
+        steps = [str(step) for step in path]
+        change = draw(st.sampled_from(["none", "none", "none", "none", "odd", "more", "less"]))
+        if change == "odd":
+            steps[draw(st.integers(0, len(steps) - 1))] = draw(odd_texts)
+        elif change == "more":
+            steps.append(draw(odd_texts | st.sampled_from(["use", "epochs", "name"])))
+        elif change == "less":
+            steps.pop()
+        known = [json.dumps(node_at(tree, draw(st.sampled_from(paths)))) for _ in range(2)]
+        made = draw(
+            st.sampled_from(
+                [json.dumps(draw(values)), draw(odd_texts), *known, draw(st.sampled_from(OPTIONS))]
+            )
+        )
+        overrides.append(
+            draw(st.sampled_from(["=", "=", "=", "=", "=", "=", " = ", "", "=="])).join(
+                [".".join(steps), made]
+            )
+        )
+    return tree, overrides
