@@ -134,7 +134,7 @@ def _call_app(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except FusionkitError as error:
         return _report(error)
-    except _InterruptedError:
+    except (KeyboardInterrupt, _InterruptedError):
         print("interrupted: what was computed is kept. To go on, give the same command:", file=sys.stderr)
         print(f"  {shlex.join(['fusionkit', *arguments])}", file=sys.stderr)
         return 130
