@@ -68,6 +68,26 @@ def test_of_many_folds_the_first_speaks_at_length_and_the_others_now_and_then(ca
     )
 
 
+WAITING = {"what": "fuse: train head", "holder": "process 7 on vm (since 2026-11-25 11:40:50)"}
+WAITS = "waiting for process 7 on vm (since 2026-11-25 11:40:50), which computes fuse: train head"
+
+
+def test_whoever_waits_says_so_in_every_fold(capsys, now):
+    with progress.show_progress(quiet=False) as tell:
+        tell("fold_started", {"fold": 2, "folds": 10})
+        tell("stage_started", STAGE)
+        tell("waiting", WAITING)
+    assert capsys.readouterr().err == f"fold 2 of 10: {WAITS}\n"
+
+
+def test_on_a_terminal_whoever_waits_says_so_above_the_bar():
+    bar, live = make_live()
+    live.tell("stage_started", STAGE)
+    live.tell("waiting", WAITING)
+    assert " ".join(bar.console.file.getvalue().split()) == WAITS
+    assert shown(bar) == [("fuse: head", 0, None)]
+
+
 def make_live():
     bar = Progress(console=Console(file=io.StringIO(), width=80))
     return bar, progress._Live(bar)

@@ -137,7 +137,7 @@ def _call_app(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except FusionkitError as error:
         return _report(error)
-    except _InterruptedError:
+    except (KeyboardInterrupt, _InterruptedError):
         print("interrupted: what was computed is kept. To go on, give the same command:", file=sys.stderr)
         print(f"  {shlex.join(['fusionkit', *arguments])}", file=sys.stderr)
         return 130
@@ -149,7 +149,8 @@ def _call_app(arguments: list[str]) -> int:
 def _report_unforeseen(error: Exception) -> int:
     """Reports what the machine refuses as such, and anything else as a bug."""
     if isinstance(error, OSError) and error.errno in _REFUSALS:
-        return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
+        where = error.filename or "the machine"
+        return _report(ResourceError(f"{where}: {error.strerror}. Mend that; what was computed is kept."))
     if is_out_of_memory(error):
         return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
     traceback.print_exception(error)
