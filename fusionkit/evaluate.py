@@ -243,9 +243,10 @@ def _without(manifest: Manifest, overlap: _Overlap, seen: Seen) -> Manifest:
 def _overlap_problems(overlap: _Overlap) -> list[str]:
     problems = []
     if overlap.by_id:
+        none = "" if set(overlap.by_id) & set(overlap.by_file) else " None of their files was seen."
         problems.append(
-            f"evaluate: the run learned from {_count(overlap.by_id)}. Leave them out with --exclude-seen; "
-            "if they are other people with the same ids, say --new-subjects."
+            f"evaluate: the run learned from {_count(overlap.by_id)}.{none} Leave them out with "
+            "--exclude-seen; if they are other people with the same ids, say --new-subjects."
         )
     if overlap.by_file:
         problems.append(

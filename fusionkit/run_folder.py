@@ -109,7 +109,7 @@ def why_unfinished(folder: Path) -> str:
     if below:
         return f"{folder}: the folder of all runs of a recipe. Give one, such as {folder}/latest."
     if not os.path.lexists(folder):
-        known = sorted(str(path) for path in _runs_beside(folder))
+        known = sorted({str(path) for path in _runs_beside(folder)})
         hint = f"Known: {', '.join(known[:12])}." if known else "Give one, such as runs/NAME/latest."
         return f"{folder}: there is no such run folder. {hint}"
     return f"{folder}: no finished run (no model/index.json). Give one, such as runs/NAME/latest."

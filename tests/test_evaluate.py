@@ -291,8 +291,9 @@ def test_subjects_whom_the_run_learned_from_are_an_error(study, holdout, tmp_pat
     with pytest.raises(DataError) as caught:
         study.other(holdout, tmp_path, rows)
     assert caught.value.problems == (
-        f"evaluate: the run learned from 2 subjects of these data ({known[0]}, {known[1]}). Leave them out "
-        "with --exclude-seen; if they are other people with the same ids, say --new-subjects.",
+        f"evaluate: the run learned from 2 subjects of these data ({known[0]}, {known[1]}). None of their "
+        "files was seen. Leave them out with --exclude-seen; if they are other people with the same ids, "
+        "say --new-subjects.",
     )
     overrides = source_overrides(holdout.folder, tmp_path / "rows.csv", study.folder / "b")
     without = study.evaluate(holdout, *overrides, seen=Seen(exclude=True)).report

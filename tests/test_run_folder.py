@@ -104,6 +104,9 @@ def test_a_folder_that_is_not_there_names_those_that_are(tmp_path, monkeypatch):
     )
     run = make_run(Path("runs"), "20260101T000000Z-aaaaaa", finished=True)
     (run.parent / "latest").symlink_to(run.name)
+    assert why_unfinished(Path("runs/study/lates")) == (
+        "runs/study/lates: there is no such run folder. Known: runs/study/latest."
+    )
     assert why_unfinished(Path("runs/stduy/latest")) == (
         "runs/stduy/latest: there is no such run folder. Known: runs/study/latest."
     )

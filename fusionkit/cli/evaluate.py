@@ -20,10 +20,11 @@ def run(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH=VALUE", help="Of the other data, such as source.outcome=label."),
+        typer.Argument(metavar="PATH=VALUE", help="How the other data differ, such as source.outcome=label."),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option("--data", metavar="TABLE", help="The other table: source.table.")
+        Path | None,
+        typer.Option("--data", metavar="TABLE", help="The other table; short for source.table=TABLE."),
     ] = None,
     images: Annotated[
         Path | None,
@@ -47,9 +48,12 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Test a run on other data with outcomes; all that it learned stays.
+    """Test a learned run on other data with outcomes.
+
+    All that it learned stays: weights, scaling, threshold, classes.
 
     fusionkit evaluate runs/my_study/latest --data other/rows.csv
+
     fusionkit evaluate runs/breast_rfn/latest source.seed=1 --new-subjects
     """
     from fusionkit.evaluate import Seen, evaluate, source_overrides
