@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ class Holder:
 
     def _is_stopped(self) -> bool:
         status = Path(f"/proc/{self.pid}/stat")
-        if self.host != socket.gethostname() or not status.exists():
+        if self.host != platform.node() or not status.exists():
             return False
         # the name in parentheses may hold anything; the state follows it
         return status.read_text(errors="replace").rpartition(")")[2].split()[0] in ("T", "t")
@@ -62,7 +62,7 @@ def hold(path: Path, what: str, tell: Tell) -> Iterator[None]:
         wait = REMIND_SECONDS
     card = path.with_suffix(".json")
     try:
-        card.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
+        card.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}))
         yield
     finally:
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import faults
 import toys
 
 from fusionkit.registry import Registry
@@ -20,6 +22,21 @@ def toy_registry() -> Registry:
     registry = Registry()
     registry.add("toys", toys)
     return registry
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[faults.Nursery]:
+    with faults.Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def undisturbed(nursery: faults.Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed; not to be changed."""
+    folder = tmp_path_factory.mktemp("faults") / "undisturbed"
+    child = nursery.run(folder)
+    assert child.poll() == 0, child.err()
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

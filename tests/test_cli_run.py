@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import toys
-from command_line import HOLDOUT, QUICK, call, call_process, command, environment, write_recipe
+from command_line import HOLDOUT, QUICK, TOYS, call, call_process, command, environment, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,9 @@ def test_what_a_mistake_costs_is_a_sentence_and_a_code(tmp_path, capsys, monkeyp
     assert "cannot be written (Not a directory). Choose a folder that can be written" in err
     assert not (tmp_path / ".fusionkit").exists()
     code, out, err = call(capsys, "run", recipe, "--store", under_a_file, "-q")
-    assert (code, out, err) == (8, "", f"error: {under_a_file}/sources/toy_pictures: Not a directory.\n")
+    assert (code, out) == (8, "")
+    hint = "Choose a folder that can be written, with --store or --runs."
+    assert err == f"error: {under_a_file}/locks: cannot be written (Not a directory). {hint}\n"
 
 
 MISSING_FILE = """\
@@ -182,9 +185,10 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_ends_at_the_same_numbe
             process.send_signal(signal.SIGINT)
             break
     out, rest = process.communicate(timeout=60)
-    last = "interrupted: what was computed is kept; give the same command again.\n"
+    arguments = shlex.join([*TOYS, "run", str(recipe), *LONG, "--json"])
+    last = "interrupted: what was computed is kept. To go on, give the same command:\n"
     assert (process.returncode, out) == (130, "")
-    assert rest.endswith(last)
+    assert rest.endswith(f"{last}  fusionkit {arguments}\n")
     assert "Traceback" not in rest
     assert not (tmp_path / "runs" / "pictures" / "latest").exists()
     monkeypatch.chdir(tmp_path)
@@ -203,8 +207,10 @@ def test_ctrl_c_ends_a_dry_run_with_the_same_sentence(tmp_path, capsys, monkeypa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fusionkit.dry_run.plan_work", interrupt)
-    last = "interrupted: what was computed is kept; give the same command again.\n"
-    assert call(capsys, "run", write_recipe(tmp_path), "--dry-run") == (130, "", last)
+    recipe = write_recipe(tmp_path)
+    last = "interrupted: what was computed is kept. To go on, give the same command:\n"
+    again = shlex.join(["fusionkit", *TOYS, "run", str(recipe), "--dry-run"])
+    assert call(capsys, "run", recipe, "--dry-run") == (130, "", f"{last}  {again}\n")
 
 
 def test_without_folds_no_line_numbers_them(tmp_path, capsys, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -108,7 +110,14 @@ class PictureSource:
     def read(self, context: SourceContext) -> Manifest:
         folder = context.cache / "toy_pictures"
         if not folder.exists():
-            make_pictures(folder)
+            own = folder.with_name(f"toy_pictures.{os.getpid()}.tmp")
+            make_pictures(own)
+            try:
+                os.replace(own, folder)  # whole, whatever ends this process before
+            except OSError:
+                if not folder.exists():  # not another process, which was quicker
+                    raise
+                shutil.rmtree(own)
         order = range(36) if self.config.order == "given" else range(35, -1, -1)
         return make_manifest(folder, blanks=self.config.blanks, order=list(order))
 

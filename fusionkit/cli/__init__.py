@@ -153,7 +153,8 @@ def _report_unforeseen(error: Exception) -> int:
     if isinstance(error, MemoryError):
         return _report(ResourceError("memory is full. Ask for smaller batches or fewer workers."))
     if isinstance(error, OSError) and error.errno in _REFUSALS:
-        return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
+        where = error.filename or "the machine"
+        return _report(ResourceError(f"{where}: {error.strerror}. Mend that; what was computed is kept."))
     if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's word for no memory
         return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
     traceback.print_exception(error)
