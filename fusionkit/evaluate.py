@@ -15,7 +15,7 @@ import numpy as np
 
 from fusionkit import __version__
 from fusionkit.data.manifest import Manifest
-from fusionkit.errors import DataError, RecipeError
+from fusionkit.errors import DataError, RecipeError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
 from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
@@ -105,7 +105,10 @@ def evaluate(
             subjects whom the run learned from.
         ResourceError: The folder cannot be written.
     """
-    folder = make_run_folder(parent.parent, parent.name)
+    try:
+        folder = make_run_folder(parent.parent, parent.name)
+    except ResourceError:
+        raise ResourceError(f"{parent}: cannot be written. Choose another folder with --output.") from None
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     os.replace(folder, unfinished)
     try:

@@ -231,7 +231,7 @@ def test_the_folder_explains_itself_in_the_shape_of_a_runs(study, holdout):
 
 def test_what_cannot_be_written_is_said_before_anything_is_read(study, holdout, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(ResourceError, match=r"file: cannot be written\. Choose another folder with --output"):
         study.evaluate(holdout, "source.table=gone.csv", parent=tmp_path / "file")
 
 

@@ -90,6 +90,15 @@ def test_latest_before_any_run_has_finished_names_the_newest(tmp_path):
     )
 
 
+def test_latest_that_leads_nowhere_names_the_newest_that_is_there(tmp_path):
+    make_run(tmp_path, "20260101T000000Z-aaaaaa", finished=True)
+    newest = make_run(tmp_path, "20260102T000000Z-aaaaaa", finished=True)
+    (tmp_path / "study" / "latest").symlink_to("gone")
+    assert why_unfinished(tmp_path / "study" / "latest") == (
+        f"{tmp_path}/study/latest: it points to a run that is gone. The newest that is there: {newest}"
+    )
+
+
 def test_the_folder_of_all_runs_is_told_apart(tmp_path):
     make_run(tmp_path, "20260101T000000Z-aaaaaa", finished=True)
     assert why_unfinished(tmp_path / "study") == (

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from fusionkit.run import RunResult
 
 
 def run(
@@ -57,7 +61,6 @@ def run(
     fusionkit evaluate runs/breast_rfn/latest source.seed=1 --new-subjects
     """
     from fusionkit.evaluate import Seen, evaluate, source_overrides
-    from fusionkit.evaluation.summary import report_text
     from fusionkit.learned import open_run
     from fusionkit.run_folder import followed
 
@@ -72,6 +75,12 @@ def run(
     if as_json:
         print(json.dumps({"folder": str(result.folder), "report": result.report}))
         return
+    _print(result, run_folder, changes)
+
+
+def _print(result: RunResult, run_folder: Path, changes: Sequence[str]) -> None:
+    from fusionkit.evaluation.summary import report_text
+
     data = f"other data ({', '.join(changes)})" if changes else "its own data"
     print(textwrap.fill(f"Run {run_folder}, unchanged, on {data}.", 80, break_on_hyphens=False))
     print(report_text(result.report))
