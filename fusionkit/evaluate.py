@@ -15,6 +15,7 @@ import numpy as np
 
 from fusionkit import __version__
 from fusionkit.data.manifest import Manifest
+from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError, RecipeError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
 from fusionkit.evaluation.metrics import FloatArray
@@ -200,8 +201,23 @@ def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
             f"({', '.join(loaded.source.classes)}). The run knows: {', '.join(classes)}."
         )
     manifest = read_manifest(loaded, places, workers)
-    check_manifest(loaded, manifest)
+    try:
+        check_manifest(loaded, manifest)
+    except DataError as error:
+        raise DataError([*error.problems, *_hints(learned, manifest)]) from None
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
+
+
+def _hints(learned: LearnedRun, manifest: Manifest) -> list[str]:
+    """Returns what to do where cells of other data are outside the declarations of the run's own."""
+    declared = learned.loaded.source_plan.options.get("columns")
+    used = {name for columns in learned.loaded.columns.values() for name in columns}
+    if not declared or not check_table(manifest, {name: manifest.schema[name] for name in used}):
+        return []
+    return [
+        "evaluate: other data may declare what is missing, and a wider range: "
+        "source.columns.NAME.missing=[TEXT], source.columns.NAME.range=[LEAST, GREATEST]."
+    ]
 
 
 def _find_overlap(learned: LearnedRun, experiment: Experiment, seen: Seen) -> _Overlap:

@@ -383,6 +383,8 @@ def test_a_value_outside_its_declaration_is_an_error_and_a_wider_declaration_a_w
         "sample row4 (subject b01): number: outside its range ('7'). Allowed: -5 to 5.",
         "sample row5 (subject b01): number: not a finite number ('?'). Missing is written: "
         "nothing but an empty cell.",
+        "evaluate: other data may declare what is missing, and a wider range: "
+        "source.columns.NAME.missing=[TEXT], source.columns.NAME.range=[LEAST, GREATEST].",
     )
     wider = ("source.columns.number.range=[-10, 10]", "source.columns.number.missing=['?']")
     report = study.other(holdout, tmp_path, rows, *wider).report
