@@ -15,7 +15,8 @@ import numpy as np
 
 from fusionkit import __version__
 from fusionkit.data.manifest import Manifest
-from fusionkit.errors import DataError, RecipeError
+from fusionkit.data.tables import check_table
+from fusionkit.errors import DataError, RecipeError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
 from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
@@ -98,7 +99,10 @@ def evaluate(
             subjects whom the run learned from.
         ResourceError: The folder cannot be written.
     """
-    folder = make_run_folder(parent.parent, parent.name)
+    try:
+        folder = make_run_folder(parent.parent, parent.name)
+    except ResourceError:
+        raise ResourceError(f"{parent}: cannot be written. Choose another folder with --output.") from None
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     os.replace(folder, unfinished)
     try:
@@ -190,8 +194,23 @@ def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
             f"({', '.join(loaded.source.classes)}). The run knows: {', '.join(classes)}."
         )
     manifest = read_manifest(loaded, places, workers)
-    check_manifest(loaded, manifest)
+    try:
+        check_manifest(loaded, manifest)
+    except DataError as error:
+        raise DataError([*error.problems, *_hints(learned, manifest)]) from None
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
+
+
+def _hints(learned: LearnedRun, manifest: Manifest) -> list[str]:
+    """Returns what to do where cells of other data are outside the declarations of the run's own."""
+    declared = learned.loaded.source_plan.options.get("columns")
+    used = {name for columns in learned.loaded.columns.values() for name in columns}
+    if not declared or not check_table(manifest, {name: manifest.schema[name] for name in used}):
+        return []
+    return [
+        "evaluate: other data may declare what is missing, and a wider range: "
+        "source.columns.NAME.missing=[TEXT], source.columns.NAME.range=[LEAST, GREATEST]."
+    ]
 
 
 def _find_overlap(learned: LearnedRun, experiment: Experiment, seen: Seen) -> _Overlap:
@@ -236,9 +255,10 @@ def _without(manifest: Manifest, overlap: _Overlap, seen: Seen) -> Manifest:
 def _overlap_problems(overlap: _Overlap) -> list[str]:
     problems = []
     if overlap.by_id:
+        none = "" if set(overlap.by_id) & set(overlap.by_file) else " None of their files was seen."
         problems.append(
-            f"evaluate: the run learned from {_count(overlap.by_id)}. Leave them out with --exclude-seen; "
-            "if they are other people with the same ids, say --new-subjects."
+            f"evaluate: the run learned from {_count(overlap.by_id)}.{none} Leave them out with "
+            "--exclude-seen; if they are other people with the same ids, say --new-subjects."
         )
     if overlap.by_file:
         problems.append(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusionkit import __version__
 from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.recipe.load import LoadedRecipe, load_text
@@ -89,6 +90,7 @@ def write_model(
     write_atomic(folder / SEEN_FILE, to_bytes(Artefact(seen_tensors(experiment, rows), {})))
     index = {
         "format": FORMAT,
+        "fusionkit": __version__,
         "classes": list(manifest.classes),
         "simulated": manifest.is_simulated,
         "device": experiment.device.identity(),
@@ -213,8 +215,8 @@ class LearnedRun:
 
     def changes(self, device: Device) -> list[str]:
         """Returns what may move a probability a little: device, versions that are not those of the run."""
-        then = {**self.index["device"], **self.index["plugins"]}
-        now = {**device.identity(), **_used_plugins(self.loaded)}
+        then = {"fusionkit": self.index["fusionkit"], **self.index["device"], **self.index["plugins"]}
+        now = {"fusionkit": __version__, **device.identity(), **_used_plugins(self.loaded)}
         return [
             f"{name} {then.get(name, 'none')}, now {now.get(name, 'none')}"
             for name in {**then, **now}

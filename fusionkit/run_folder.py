@@ -101,6 +101,9 @@ def why_unfinished(folder: Path) -> str:
         return f"{folder}: this run is not finished ({status}). Continue it: fusionkit resume {folder}"
     parent = folder.parent if folder.name == "latest" else folder
     below = sorted(path for path in parent.glob("*") if is_run(path)) if parent.is_dir() else []
+    finished = [path for path in below if is_finished(path)]
+    if folder.name == "latest" and finished:
+        return f"{folder}: it points to a run that is gone. The newest that is there: {finished[-1]}"
     if folder.name == "latest" and below:
         return (
             f"{folder}: no run of this recipe has finished yet. Continue the newest: "
@@ -109,7 +112,7 @@ def why_unfinished(folder: Path) -> str:
     if below:
         return f"{folder}: the folder of all runs of a recipe. Give one, such as {folder}/latest."
     if not os.path.lexists(folder):
-        known = sorted(str(path) for path in _runs_beside(folder))
+        known = sorted({str(path) for path in _runs_beside(folder)})
         hint = f"Known: {', '.join(known[:12])}." if known else "Give one, such as runs/NAME/latest."
         return f"{folder}: there is no such run folder. {hint}"
     return f"{folder}: no finished run (no model/index.json). Give one, such as runs/NAME/latest."

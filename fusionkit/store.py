@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,14 +291,22 @@ class Pruned:
     """What pruning did.
 
     Args:
-        files: How many files went.
-        size: How many bytes they had.
+        kinds: How many files of each kind went, and how many bytes they had.
         users: The running processes that use the store, in words; what they use stays.
     """
 
-    files: int
-    size: int
+    kinds: Mapping[str, tuple[int, int]]
     users: tuple[str, ...]
+
+    @property
+    def files(self) -> int:
+        """How many files went."""
+        return sum(count for count, _ in self.kinds.values())
+
+    @property
+    def size(self) -> int:
+        """How many bytes they had."""
+        return sum(size for _, size in self.kinds.values())
 
 
 KEPT_FOR_USERS = ("sources", "checkpoints")
@@ -307,25 +315,37 @@ CLOCK_SECONDS = 60.0
 """How far the clocks of files and of machines may be apart."""
 
 
-def prune(root: Path, *, older_than_days: float) -> Pruned:
-    """Deletes files that were not used for so long, broken files, stale locks and temporary files."""
+def prune(
+    root: Path, *, older_than_days: float, kinds: Collection[str] = (), dry_run: bool = False
+) -> Pruned:
+    """Deletes files that were not used for so long, broken files, stale locks and temporary files.
+
+    Args:
+        root: The store.
+        older_than_days: For how long.
+        kinds: Only these folders of the store; by default all.
+        dry_run: Deletes nothing, and returns what would go.
+    """
     holders = users(root / "locks")
     limit = time.time() - older_than_days * 86400
     limit = min([limit, *(holder.since - CLOCK_SECONDS for holder in holders)])
-    count = size = 0
+    gone: dict[str, tuple[int, int]] = {}
     for path in sorted(root.rglob("*")) if root.exists() else []:
         inside = path.relative_to(root).parts[0]
+        if kinds and inside not in kinds:
+            continue
         try:
             status = path.stat()
             if not path.is_file() or path.name == "journal.jsonl" or (holders and inside in KEPT_FOR_USERS):
                 continue
             if _is_prunable(path, inside, status.st_mtime, limit):
-                path.unlink()
-                size += status.st_size
-                count += 1
+                if not dry_run:
+                    path.unlink()
+                count, size = gone.get(inside, (0, 0))
+                gone[inside] = count + 1, size + status.st_size
         except FileNotFoundError:
             continue  # another process was quicker
-    return Pruned(count, size, tuple(holder.describe() for holder in holders))
+    return Pruned(gone, tuple(holder.describe() for holder in holders))
 
 
 def _is_prunable(path: Path, inside: str, used: float, limit: float) -> bool:

@@ -13,6 +13,7 @@ import torch
 import toy_images
 from command_line import HOLDOUT, call, call_process, write_recipe
 
+import fusionkit
 from fusionkit.store import address_of
 
 HEADER = "sample,probability_no,probability_yes,predicted,model,missing,simulated"
@@ -175,12 +176,14 @@ def test_other_versions_than_the_runs_are_one_line_of_stderr_and_no_error(predic
     index = json.loads(path.read_text())
     del index["digest"]
     index["device"]["torch"] = "1.0"
+    index["fusionkit"] = "0.0.9"
     path.write_text(json.dumps({**index, "digest": address_of(index)}))
     code, out, err = predict("rows.csv", *PICTURES, "-q", run=run)
     assert code == 0
     assert out == predict("rows.csv", *PICTURES, "-q")[1]
     assert err == (
-        f"warning: not as in the run, so probabilities may differ: torch 1.0, now {torch.__version__}.\n"
+        f"warning: not as in the run, so probabilities may differ: "
+        f"fusionkit 0.0.9, now {fusionkit.__version__}; torch 1.0, now {torch.__version__}.\n"
     )
 
 
@@ -189,5 +192,9 @@ def test_ctrl_c_ends_with_a_sentence(predict, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fusionkit.predict.predict", interrupt)
-    last = "interrupted: what was computed is kept; give the same command again.\n"
-    assert predict("rows.csv", *PICTURES, "-q") == (130, "", last)
+    code, out, err = predict("rows.csv", *PICTURES, "-q")
+    assert (code, out) == (130, "")
+    first, command = err.splitlines()
+    assert first == "interrupted: what was computed is kept. To go on, give the same command:"
+    assert command.startswith("  fusionkit -p ")
+    assert command.endswith(f" predict runs/pictures/latest rows.csv {' '.join(PICTURES)} -q")

@@ -232,7 +232,7 @@ def test_the_folder_explains_itself_in_the_shape_of_a_runs(study, holdout):
 
 def test_what_cannot_be_written_is_said_before_anything_is_read(study, holdout, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(ResourceError, match=r"file: cannot be written\. Choose another folder with --output"):
         study.evaluate(holdout, "source.table=gone.csv", parent=tmp_path / "file")
 
 
@@ -292,8 +292,9 @@ def test_subjects_whom_the_run_learned_from_are_an_error(study, holdout, tmp_pat
     with pytest.raises(DataError) as caught:
         study.other(holdout, tmp_path, rows)
     assert caught.value.problems == (
-        f"evaluate: the run learned from 2 subjects of these data ({known[0]}, {known[1]}). Leave them out "
-        "with --exclude-seen; if they are other people with the same ids, say --new-subjects.",
+        f"evaluate: the run learned from 2 subjects of these data ({known[0]}, {known[1]}). None of their "
+        "files was seen. Leave them out with --exclude-seen; if they are other people with the same ids, "
+        "say --new-subjects.",
     )
     overrides = source_overrides(holdout.folder, tmp_path / "rows.csv", study.folder / "b")
     without = study.evaluate(holdout, *overrides, seen=Seen(exclude=True)).report
@@ -383,6 +384,8 @@ def test_a_value_outside_its_declaration_is_an_error_and_a_wider_declaration_a_w
         "sample row4 (subject b01): number: outside its range ('7'). Allowed: -5 to 5.",
         "sample row5 (subject b01): number: not a finite number ('?'). Missing is written: "
         "nothing but an empty cell.",
+        "evaluate: other data may declare what is missing, and a wider range: "
+        "source.columns.NAME.missing=[TEXT], source.columns.NAME.range=[LEAST, GREATEST].",
     )
     wider = ("source.columns.number.range=[-10, 10]", "source.columns.number.missing=['?']")
     report = study.other(holdout, tmp_path, rows, *wider).report

@@ -90,6 +90,15 @@ def test_latest_before_any_run_has_finished_names_the_newest(tmp_path):
     )
 
 
+def test_latest_that_leads_nowhere_names_the_newest_that_is_there(tmp_path):
+    make_run(tmp_path, "20260101T000000Z-aaaaaa", finished=True)
+    newest = make_run(tmp_path, "20260102T000000Z-aaaaaa", finished=True)
+    (tmp_path / "study" / "latest").symlink_to("gone")
+    assert why_unfinished(tmp_path / "study" / "latest") == (
+        f"{tmp_path}/study/latest: it points to a run that is gone. The newest that is there: {newest}"
+    )
+
+
 def test_the_folder_of_all_runs_is_told_apart(tmp_path):
     make_run(tmp_path, "20260101T000000Z-aaaaaa", finished=True)
     assert why_unfinished(tmp_path / "study") == (
@@ -104,6 +113,9 @@ def test_a_folder_that_is_not_there_names_those_that_are(tmp_path, monkeypatch):
     )
     run = make_run(Path("runs"), "20260101T000000Z-aaaaaa", finished=True)
     (run.parent / "latest").symlink_to(run.name)
+    assert why_unfinished(Path("runs/study/lates")) == (
+        "runs/study/lates: there is no such run folder. Known: runs/study/latest."
+    )
     assert why_unfinished(Path("runs/stduy/latest")) == (
         "runs/stduy/latest: there is no such run folder. Known: runs/study/latest."
     )

@@ -70,7 +70,10 @@ def _start(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Learns to predict an outcome from several kinds of data about the same patient."""
+    """Learns to predict an outcome from several kinds of data about the same patient.
+
+    Start with `fusionkit run recipes/breast_rfn.yaml`; -h after a command explains it.
+    """
     context.obj = Session(tuple(plugin or ()))
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from fusionkit.run import RunResult
 
 
 def run(
@@ -20,10 +24,11 @@ def run(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH=VALUE", help="Of the other data, such as source.outcome=label."),
+        typer.Argument(metavar="PATH=VALUE", help="How the other data differ, such as source.outcome=label."),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option("--data", metavar="TABLE", help="The other table: source.table.")
+        Path | None,
+        typer.Option("--data", metavar="TABLE", help="The other table; short for source.table=TABLE."),
     ] = None,
     images: Annotated[
         Path | None,
@@ -47,13 +52,15 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Test a run on other data with outcomes; all that it learned stays.
+    """Test a learned run on other data with outcomes.
+
+    All that it learned stays: weights, scaling, threshold, classes.
 
     fusionkit evaluate runs/my_study/latest --data other/rows.csv
+
     fusionkit evaluate runs/breast_rfn/latest source.seed=1 --new-subjects
     """
     from fusionkit.evaluate import Seen, evaluate, source_overrides
-    from fusionkit.evaluation.summary import report_text
     from fusionkit.learned import open_run
     from fusionkit.run_folder import followed
 
@@ -68,6 +75,12 @@ def run(
     if as_json:
         print(json.dumps({"folder": str(result.folder), "report": result.report}))
         return
+    _print(result, run_folder, changes)
+
+
+def _print(result: RunResult, run_folder: Path, changes: Sequence[str]) -> None:
+    from fusionkit.evaluation.summary import report_text
+
     data = f"other data ({', '.join(changes)})" if changes else "its own data"
     print(textwrap.fill(f"Run {run_folder}, unchanged, on {data}.", 80, break_on_hyphens=False))
     print(report_text(result.report))

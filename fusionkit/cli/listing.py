@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from fusionkit.registry import Registry
 
+LONGEST_NAME = 24
+
 
 def run(
     context: typer.Context,
@@ -52,16 +54,16 @@ def _as_json(registry: Registry, kinds: list[str]) -> str:
 
 def _as_table(registry: Registry, kinds: list[str]) -> str:
     """Returns the table, as wide as the terminal but no wider than can be read."""
-    rows = [(kind, card, plugin) for kind in kinds for card, plugin in registry.cards(kind)]
+    rows = [(kind, card, _short(plugin.name)) for kind in kinds for card, plugin in registry.cards(kind)]
     width = min(shutil.get_terminal_size().columns, 110)
     name_width = max([len(card.name) for _, card, _ in rows], default=0)
     summary_width = max(
-        20, width - 8 - name_width - 4 - max([len(plugin.name) for _, _, plugin in rows], default=0)
+        20, width - 8 - name_width - 4 - max([len(plugin) for _, _, plugin in rows], default=0)
     )
     lines = []
     for kind, card, plugin in rows:
         first, *others = textwrap.wrap(card.summary, summary_width) or [""]
-        lines.append(f"{kind:<8}{card.name:<{name_width}}  {first:<{summary_width}}  {plugin.name}".rstrip())
+        lines.append(f"{kind:<8}{card.name:<{name_width}}  {first:<{summary_width}}  {plugin}".rstrip())
         lines += [" " * (8 + name_width + 2) + other for other in others]
     if not rows:
         lines.append("No component is installed.")
@@ -69,3 +71,8 @@ def _as_table(registry: Registry, kinds: list[str]) -> str:
         problem = f"broken: plugin {name} ({reason})"
         lines += textwrap.wrap(problem, width, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _short(plugin: str) -> str:
+    """Returns a plugin's name; of one that `-p` gave as a long path, its end."""
+    return plugin if len(plugin) <= LONGEST_NAME else "..." + plugin[3 - LONGEST_NAME :]

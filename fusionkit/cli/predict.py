@@ -39,7 +39,9 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of CSV.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Predict rows without outcome, in their order; says what was missing and which model answered.
+    """Predict rows without outcome, in their order.
+
+    Each answer says what was missing and which model gave it.
 
     fusionkit predict runs/breast_rfn/latest rows.csv --images photos --id case
     """

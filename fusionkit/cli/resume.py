@@ -22,9 +22,10 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Continue a run that was interrupted or failed, from the store, in a new folder.
+    """Continue a run that was interrupted or failed.
 
-    The same command as before does the same; this one looks up recipe and overrides.
+    It goes on from the store, in a new run folder. The same command as before does the same; this one
+    looks up the recipe and its changes.
     """
     from fusionkit.run_folder import find_unfinished, read_marker
 

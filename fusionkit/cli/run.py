@@ -34,6 +34,7 @@ def run(
     """Run a recipe; what the store holds is not computed again.
 
     fusionkit run recipes/breast_rfn.yaml
+
     fusionkit run recipes/breast_rfn.yaml modalities.emr.raiser.use=copy
     """
     from fusionkit.recipe.load import load_recipe

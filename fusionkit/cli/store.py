@@ -4,53 +4,119 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import datetime
-from typing import Annotated, Any
+import shutil
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusionkit.cli.places import StoreRoot, store_root
+from fusionkit.cli.sizes import human
+from fusionkit.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from fusionkit.store import StoreEntry
 
 app = typer.Typer(no_args_is_help=True, help="Look after what stages and encoders left.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+KINDS = {
+    "artefacts": "what stages learned",
+    "features": "outputs of frozen encoders",
+    "checkpoints": "unfinished training, to go on from",
+    "sources": "what sources generated, such as images",
+    "broken": "what did not verify, set aside",
+}
+"""Folder of the store -> what its files are."""
 
 
 @app.command("list")
-def list_(store: StoreRoot = None, as_json: AsJson = False) -> None:
-    """List every artefact, feature file and checkpoint, newest first."""
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help=f"Only these: {', '.join(KINDS)}.")
+    ] = None,
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """List artefacts, features and checkpoints, newest first."""
     from fusionkit.store import list_entries
 
-    entries = [entry for entry in list_entries(store_root(store)) if entry.kind != "sources"]
+    root = store_root(store)
+    _check_kinds("list", [kind] if kind else [])
+    # sources are many, and nobody asks for them one by one unless by name
+    entries = [entry for entry in list_entries(root) if entry.kind == (kind or entry.kind)]
+    shown = [entry for entry in entries if kind or entry.kind != "sources"]
     if as_json:
-        print(json.dumps([dataclasses.asdict(entry) for entry in entries]))
+        print(json.dumps([dataclasses.asdict(entry) for entry in shown]))
         return
-    for entry in entries:
-        when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
-        name = entry.name if len(entry.name) <= 20 else entry.name[:12]
-        what = f"{entry.metadata.get('verb', '')} {', '.join(entry.metadata.get('parts', []))}".strip()
-        print(f"{entry.kind:<11} {name:<13} {_size(entry.size):>9}  {when}  {what}")
+    if shown:
+        print(f"{'KIND':<12}{'NAME':<10}{'SIZE':>9}  {'UNUSED':<8}WHAT")
+    width = shutil.get_terminal_size().columns
+    for entry in shown:
+        what = textwrap.shorten(_describe(root, entry), max(20, width - 41), placeholder="...")
+        age = _age(time.time() - entry.modified)
+        print(f"{entry.kind:<12}{entry.name[:8]:<10}{human(entry.size):>9}  {age:<8}{what}".rstrip())
+    print(f"{_count(len(shown))}, {human(sum(entry.size for entry in shown))} in {root}.")
+    if len(shown) < len(entries):
+        print(f"Not shown: {_count(len(entries) - len(shown))} that sources generated.")
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return "now"
+
+
+def _describe(root: Path, entry: StoreEntry) -> str:
+    """Says in a few words what a file holds."""
+    metadata = entry.metadata
+    if entry.kind == "features":
+        return _describe_features(root / entry.kind / entry.name)
+    if entry.kind == "checkpoints" and "epoch" in metadata:
+        return f"after epoch {metadata['epoch']}"
+    if "verb" not in metadata:
+        return str(metadata.get("state", ""))
+    stage = f"{metadata['stage']}: " if "stage" in metadata else ""
+    return f"{stage}{metadata['verb']} {', '.join(metadata.get('parts', []))}"
+
+
+def _describe_features(path: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            rows, width = file.get_slice("values").get_shape()
+    except (SafetensorError, OSError, ValueError):
+        return "unreadable"
+    return f"{rows} rows of {width} values"
 
 
 @app.command("size")
 def size(store: StoreRoot = None, as_json: AsJson = False) -> None:
-    """Say how large the store is, by kind."""
+    """Say how large the store is, by kind, and what each kind is."""
     from fusionkit.store import list_entries
 
+    root = store_root(store)
     kinds: dict[str, dict[str, Any]] = {}
-    for entry in list_entries(store_root(store)):
+    for entry in list_entries(root):
         kind = kinds.setdefault(entry.kind, {"files": 0, "bytes": 0})
         kind["files"] += 1
         kind["bytes"] += entry.size
     if as_json:
-        print(json.dumps({"store": str(store_root(store)), "kinds": kinds}))
+        print(json.dumps({"store": str(root), "kinds": kinds}))
         return
-    print(f"{store_root(store)}:")
-    for name, kind in kinds.items():
-        print(f"  {name:<11} {kind['files']:>6} files {_size(kind['bytes']):>10}")
-    print(
-        f"  {'all':<11} {sum(k['files'] for k in kinds.values()):>6} files "
-        f"{_size(sum(k['bytes'] for k in kinds.values())):>10}"
-    )
+    print(f"{root}:")
+    for name, meaning in KINDS.items():
+        if name in kinds:
+            _print_kind(name, kinds[name]["files"], kinds[name]["bytes"], meaning)
+    _print_kind("all", sum(k["files"] for k in kinds.values()), sum(k["bytes"] for k in kinds.values()))
+
+
+def _print_kind(name: str, files: int, n_bytes: int, meaning: str = "") -> None:
+    print(f"  {name:<12}{_count(files):>13}{human(n_bytes):>10}  {meaning}".rstrip())
 
 
 @app.command("prune")
@@ -59,23 +125,47 @@ def prune_(
     older_than: Annotated[
         float, typer.Option(metavar="DAYS", min=0, help="Delete what was not used for so long.")
     ] = 30.0,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help=f"Only these; may be repeated: {', '.join(KINDS)}."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing; say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete old and broken files and what crashes left; what is deleted is computed again when needed."""
+    """Delete what is old or broken; it is computed again when needed.
+
+    Finished runs keep their models, whatever is deleted here.
+    """
     from fusionkit.store import prune
 
-    done = prune(store_root(store), older_than_days=older_than)
+    _check_kinds("prune", kind or [])
+    done = prune(store_root(store), older_than_days=older_than, kinds=kind or (), dry_run=dry_run)
     if as_json:
-        print(json.dumps({"files": done.files, "bytes": done.size, "users": done.users}))
+        kinds = {name: {"files": files, "bytes": size} for name, (files, size) in done.kinds.items()}
+        found = {"files": done.files, "bytes": done.size, "kinds": kinds, "users": done.users}
+        print(json.dumps({**found, "dry_run": dry_run}))
         return
-    print(f"{done.files} files deleted, {_size(done.size)}.")
+    verb = "would be deleted" if dry_run else "deleted"
+    print(f"{_count(done.files)} {verb}, {human(done.size)}.")
+    _print_pruned(done.kinds)
     for user in done.users:
         print(f"In use by {user}: what it uses stays.")
 
 
-def _size(n_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} GiB"
+def _print_pruned(kinds: Mapping[str, tuple[int, int]]) -> None:
+    for name, (files, n_bytes) in sorted(kinds.items()):
+        _print_kind(name, files, n_bytes, KINDS.get(name, "left by processes that have ended"))
+
+
+def _check_kinds(command: str, kinds: list[str]) -> None:
+    problems = [
+        f"store {command}: there is no kind of file called '{kind}'. {suggest(kind, KINDS)}"
+        for kind in kinds
+        if kind not in KINDS
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _count(files: int) -> str:
+    return f"{files} file" if files == 1 else f"{files} files"

@@ -26,7 +26,7 @@ def run(
         bool, typer.Option("--json", help="Print the resolved recipe, or the problems, as JSON.")
     ] = False,
 ) -> None:
-    """Check a recipe and say what it does."""
+    """Check a recipe without reading data, and say what it does."""
     from fusionkit.errors import FusionkitError
     from fusionkit.recipe.load import load_recipe
 
