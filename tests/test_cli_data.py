@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import toy_images
 from command_line import call, command, environment
@@ -314,10 +315,54 @@ def test_fewer_subjects_than_folds_one_class_and_a_split_by_a_column(study, caps
     )
 
 
+def test_weights_that_are_not_there_do_not_hide_what_is_wrong_with_the_data(study, capsys):
+    rows = rows_of(study)
+    rows[5]["age"] = "400"
+    write_rows(study, rows)
+    (study / "data" / "07.png").unlink()
+    encoder = "modalities.image.encoder={use: vgg16_multilevel, weights: none.safetensors}"
+    code, out, err = audit(capsys, encoder, "--json")
+    assert code == 4
+    assert [error["check"] for error in json.loads(out)["errors"]] == ["value", "file", "encoder"]
+    assert err.splitlines()[-1] == (
+        f"error: {study}/data/none.safetensors: there is no such weights file. "
+        "Set --data-root or $FUSIONKIT_DATA, or fetch it."
+    )
+
+
 def test_a_store_that_cannot_be_written_is_said(study, capsys):
     code, _, err = audit(capsys, "--store", study / "study.yaml")
     assert code == 8
     assert "cannot be written (Not a directory)" in err
+
+
+def test_what_a_plugin_reads_is_audited_too(study, capsys):
+    example = Path(__file__).parent.parent / "examples" / "signal_plugin.py"
+    rows = rows_of(study)
+    for number, row in enumerate(rows):
+        row["picture"], row["sum"] = f"{number}.npy", ""
+        np.save(study / "data" / f"{number}.npy", np.arange(20.0) + number)
+    write_rows(study, rows)
+    (study / "data" / "3.npy").write_bytes(b"\x93NUMPY and no more")
+    np.save(study / "data" / "8.npy", np.zeros((4, 4)))
+    recipe = RECIPE.replace("{use: toy_conv, input: {size: 8}}", "{use: conv_signal, length: 16}")
+    (study / "study.yaml").write_text(recipe)
+    arguments = ("-p", example, "data", "audit", "study.yaml", "-q")
+    code, out, err = call(capsys, *arguments)
+    assert code == 4
+    broken, flat = err.splitlines()
+    assert broken.startswith(
+        f"error: sample s03 (subject p01): {study}/data/3.npy: not a .npy file of numbers ("
+    )
+    assert flat == (
+        f"error: sample s08 (subject p04): {study}/data/8.npy: not a signal (shape: (4, 4)). "
+        "One finite value per step is read."
+    )
+    np.save(study / "data" / "3.npy", np.arange(20.0) + 100)
+    np.save(study / "data" / "8.npy", np.arange(20.0) + 200)
+    code, out, err = call(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "2 files decoded now, 22 known to be whole since an earlier audit." in out
 
 
 def test_ctrl_c_ends_with_a_sentence(study):

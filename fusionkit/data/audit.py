@@ -280,7 +280,8 @@ def _given_away(
         which = f"with '{text}'" if text is not None else "without a value"
         reasons.append(f"all {count} subjects {which} are {name}")
     if len(settling) > _SHOWN_VALUES:
-        reasons.append(f"and so for {len(settling) - _SHOWN_VALUES} more values")
+        n_more = len(settling) - _SHOWN_VALUES
+        reasons.append(f"and so for {n_more} more value{'s' * (n_more > 1)}")
     if not reasons and (fact.auc is None or fact.auc < GIVES_AWAY):
         return []
     if fact.auc is not None:
