@@ -17,6 +17,7 @@ import toy_images
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from fusionkit.data import audit_files
 from fusionkit.data.audit import Audit, audit_data
 from fusionkit.data.audit_columns import alone, differing_subjects, index_subjects, rank_auc, read_column
 from fusionkit.data.images import ImageInput
@@ -27,7 +28,7 @@ from fusionkit.recipe.load import load_recipe
 from fusionkit.registry import Registry
 from fusionkit.run import Places, examine, run
 from fusionkit.specs import ColumnSpec
-from fusionkit.store import Store
+from fusionkit.store import Store, list_entries
 
 HINT = "Check its name and the folder that it is relative to."
 
@@ -110,7 +111,7 @@ def test_a_whole_cohort_has_no_errors_and_is_decoded_once(tmp_path, monkeypatch)
 def test_what_is_remembered_says_how_it_was_read(tmp_path):
     audit(tmp_path)
     assert audit(tmp_path, None, "modalities.image.encoder.input.max_pixels=200").files["decoded"] == 36
-    assert len(list((tmp_path / "store" / "audits").iterdir())) == 2
+    assert [entry.kind for entry in list_entries(tmp_path / "store")] == ["audits", "audits"]
 
 
 def test_a_broken_memory_is_set_aside_with_one_warning_and_made_again(tmp_path):
@@ -612,13 +613,14 @@ def test_a_nan_in_a_numeric_column_is_an_error_with_its_row(tmp_path):
     ]
 
 
-def test_threads_do_not_change_what_is_found(tmp_path):
+def test_neither_threads_nor_blocks_change_what_is_found(tmp_path, monkeypatch):
     manifest = toy_manifest(tmp_path)
     for row in (3, 17, 30):
         (tmp_path / "pictures" / f"{row:02}.png").write_bytes(b"x")
     experiment = toy_images.make_experiment(tmp_path, manifest=manifest)
     loaded = experiment.factory.loaded
     specs = {name: experiment.reader(name).spec for name in loaded.columns}
+    monkeypatch.setattr(audit_files, "_BLOCK", 5)
     found = [
         audit_data(
             loaded,
