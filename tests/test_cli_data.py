@@ -167,6 +167,7 @@ def test_every_kind_of_problem_is_named_at_once(study, capsys):
     code, out, err = audit(capsys)
     assert code == 4
     assert out.splitlines()[-1] == "6 errors, no warnings."
+    assert "  unknown          0         1" in out  # the subject whose samples disagree
     value, absent, truncated, swapped, twice, outcome = err.splitlines()
     assert value == (
         "error: sample s06 (subject p03): how: not an allowed value ('heard'). Known: cut, seen."

@@ -127,7 +127,7 @@ def audit_data(
         loaded: The recipe.
         manifest: The rows; they have every column that the recipe reads.
         specs: How each modality's cells are read.
-        outcomes: Class index of each subject, -1 where unknown; empty where they contradict each other.
+        outcomes: Class index of each subject, -1 where unknown; empty where some contradict each other.
         folds: The splits; empty where there are none.
         store: Remembers which files were found whole.
         threads: How many images are decoded side by side.
@@ -144,7 +144,7 @@ def audit_data(
     bad, n_bad = bad_cells(manifest, schema, _LISTED)
     errors = [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
     errors += [*files.problems, *duplicates(manifest, files, folds)]
-    subjects = index_subjects(manifest, outcomes)
+    subjects = index_subjects(manifest, outcomes or _undisputed(manifest))
     columns = [read_column(name, spec, manifest.cells[name]) for name, spec in schema.items()]
     present = {
         modality: files.present.get(modality, _any_cell(columns, loaded.columns[modality]))
@@ -197,6 +197,16 @@ def _reading(loaded: LoadedRecipe, modality: str, spec: InputSpec) -> str:
             "input": spec.identity(),
         }
     )
+
+
+def _undisputed(manifest: Manifest) -> dict[str, int]:
+    """Returns the class index of each subject whose samples agree; -1 for the others."""
+    known: dict[str, set[int]] = {}
+    for subject, outcome in zip(manifest.subjects, manifest.outcomes, strict=True):
+        of_subject = known.setdefault(subject, set())
+        if outcome is not None:
+            of_subject.add(manifest.classes.index(outcome))
+    return {subject: labels.pop() if len(labels) == 1 else -1 for subject, labels in known.items()}
 
 
 def _any_cell(columns: Sequence[Column], names: Sequence[str]) -> BoolArray:
