@@ -91,10 +91,10 @@ study: 24 samples of 12 subjects.
   image          24  100 %
   record         24  100 %
 
-  column   kind      missing  share  different    AUC
-  picture  file            0    0 %         24
-  age      numeric         0    0 %          3  {age}
-  how      category        0    0 %          2  {how}
+  column   kind      missing  share  distinct    AUC
+  picture  file            0    0 %        24
+  age      numeric         0    0 %         3  {age}
+  how      category        0    0 %         2  {how}
   AUC: what the column reaches by itself, cross-validated by subject; 0.5 or
   less is nothing.
 
@@ -196,6 +196,31 @@ def test_every_kind_of_problem_is_named_at_once(study, capsys):
     run_code, run_out, run_err = call(capsys, "run", "study.yaml", "-q")
     assert (run_code, run_out, run_err) == (4, "", err)
     assert not (study / ".fusionkit" / "store" / "artefacts").exists()
+
+
+def test_paths_that_must_not_be_followed_are_named_with_their_rows(study, capsys):
+    root = study / "data"
+    (study / "outside.png").write_bytes((root / "03.png").read_bytes())
+    (root / "link.png").symlink_to(study / "outside.png")
+    rows = rows_of(study)
+    cells = ("a\0.png", "../outside.png", "https://x.org/a.png", "link.png", "/etc/passwd")
+    for row, cell in zip(rows, cells, strict=False):
+        row["picture"] = cell
+    write_rows(study, rows)
+    code, _, err = audit(capsys)
+    assert code == 4
+    assert err.splitlines() == [
+        "error: sample s00 (subject p00): picture: not a path, it contains a NUL character ('a\\x00.png'). "
+        f"Give a path relative to {root}.",
+        "error: sample s01 (subject p00): picture: a path that leaves its folder (../outside.png). "
+        f"Only files in {root} are read.",
+        "error: sample s02 (subject p01): picture: a URL, not a path (https://x.org/a.png). "
+        f"Fetch the file and give a path relative to {root}.",
+        "error: sample s03 (subject p01): picture: a path that leaves its folder (link.png). "
+        f"Only files in {root} are read.",
+        "error: sample s04 (subject p02): picture: an absolute path (/etc/passwd). "
+        f"Give a path relative to {root}.",
+    ]
 
 
 def test_what_the_source_refuses_is_an_error_too(study, capsys):

@@ -79,7 +79,7 @@ def audit_lines(loaded: LoadedRecipe, audit: Audit) -> Iterator[str]:
         rows = [[name, str(count), _share(count, audit)] for name, count in audit.modalities.items()]
         yield from _table(["modality", "samples", "share"], rows)
         yield ""
-        header = ["column", "kind", "missing", "share", "different", "AUC"]
+        header = ["column", "kind", "missing", "share", "distinct", "AUC"]
         yield from _table(header, [_column(fact, audit) for fact in audit.columns])
         if any(fact.auc is not None for fact in audit.columns):
             yield "  AUC: what the column reaches by itself, cross-validated by subject; 0.5 or"
