@@ -1,4 +1,4 @@
-"""What a run would compute, what the store already holds, and a rough cost; computes nothing that is kept."""
+"""What a run would compute, what the store already holds, and a rough cost; computes no stage."""
 
 from __future__ import annotations
 

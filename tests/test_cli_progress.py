@@ -57,6 +57,27 @@ def test_without_a_terminal_each_stage_is_a_line_and_long_ones_speak_every_few_s
     )
 
 
+def test_an_audit_counts_files_and_says_in_a_line_that_it_warns(capsys, now):
+    with progress.show_progress(quiet=False) as tell:
+        tell("audited", {"errors": [], "warnings": []})
+        tell("auditing", {"done": 3, "total": 9})
+        now[0] += progress.LINE_SECONDS + 1
+        tell("auditing", {"done": 7, "total": 9})
+        tell("auditing", {"done": 8, "total": 9})
+        tell("audited", {"errors": [], "warnings": ["one"]})
+        tell("audited", {"errors": [], "warnings": ["one", "another"]})
+    assert capsys.readouterr().err == (
+        "auditing files: 7 of 9\n"
+        "audit: 1 warning about the data; the report names it\n"
+        "audit: 2 warnings about the data; the report names them\n"
+    )
+    bar, live = make_live()
+    live.tell("auditing", {"done": 3, "total": 9})
+    live.tell("audited", {"errors": [], "warnings": ["one"]})
+    assert shown(bar) == [("auditing files", 3, 9)]
+    assert bar.console.file.getvalue() == "audit: 1 warning about the data; the report names it\n"
+
+
 def test_of_many_folds_the_first_speaks_at_length_and_the_others_now_and_then(capsys, now):
     with progress.show_progress(quiet=False) as tell:
         for fold in (1, 2, 3, 10):

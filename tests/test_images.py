@@ -119,6 +119,60 @@ def test_cmyk_becomes_rgb(tmp_path):
     assert tensor[:, 0, 0].tolist() == [0, 255, 255]
 
 
+def test_a_cmyk_jpeg_becomes_rgb(tmp_path):
+    ink = Image.new("CMYK", (SIZE, SIZE), (255, 0, 0, 0))
+    (tensor,) = load(save(tmp_path / "a.jpg", ink, quality=100))
+    assert (tensor[:, 0, 0].int() - torch.tensor([0, 255, 255])).abs().max() <= 2
+
+
+def test_grey_with_alpha_drops_the_alpha(tmp_path):
+    image = pixels("L")
+    expected = np.repeat(np.asarray(image)[:, :, None], 3, axis=2)
+    image.putalpha(7)
+    (tensor,) = load(save(tmp_path / "a.png", image))
+    assert np.array_equal(array(tensor), expected)
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG written by hand: for what Pillow reads and does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4)])
+def test_16_bit_colour_is_scaled_to_8_bits(tmp_path, colour, channels):
+    values = np.random.default_rng(0).integers(0, 65536, (SIZE, SIZE, channels)).astype(">u2")
+    path = tmp_path / "a.png"
+    path.write_bytes(png(SIZE, SIZE, 16, colour, b"".join(b"\0" + row.tobytes() for row in values)))
+    (tensor,) = load(path)
+    expected = values[:, :, :3].astype(float) / 65535 * 255
+    assert np.abs(array(tensor) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_of_a_jpeg_is_applied(tmp_path, orientation):
+    image = pixels("L", (2 * SIZE, SIZE)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = {1: "", 2: "f", 3: "rr", 4: "frr", 5: "fr", 6: "rrr", 7: "frrr", 8: "r"}[orientation]
+    plain, turned = tmp_path / "plain.jpg", tmp_path / "turned.jpg"
+    image.save(plain, quality=95)
+    image.save(turned, quality=95, exif=exif)
+    expected = array(load(plain)[0])
+    for step in upright:
+        expected = np.fliplr(expected) if step == "f" else np.rot90(expected)
+    assert np.array_equal(array(load(turned)[0]), expected)
+
+
 def test_exif_orientation_is_applied(tmp_path):
     image = pixels()
     exif = Image.Exif()
@@ -131,6 +185,17 @@ def test_the_first_frame_of_an_animation_counts(tmp_path):
     first = pixels()
     path = tmp_path / "a.webp"
     first.save(path, save_all=True, append_images=[Image.new("RGB", first.size)], lossless=True)
+    (tensor,) = load(path)
+    assert np.array_equal(array(tensor), np.asarray(first))
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+def test_the_first_of_several_frames_or_pages_counts(tmp_path, format_):
+    first = pixels()
+    path = tmp_path / "a"
+    first.save(path, format_, save_all=True, append_images=[Image.new("RGB", first.size)])
+    with Image.open(path) as image:
+        assert image.n_frames == 2
     (tensor,) = load(path)
     assert np.array_equal(array(tensor), np.asarray(first))
 
@@ -198,15 +263,17 @@ def test_a_truncated_file_is_never_filled_up(tmp_path, format_):
     assert text.endswith("). Fetch it again.")
 
 
+def test_a_truncated_webp_is_refused_when_it_is_opened(tmp_path):
+    path = save(tmp_path / "a", pixels(size=(128, 128)), format="WEBP")
+    path.write_bytes(path.read_bytes()[:-3000])
+    assert refusal(path) == (
+        f"{path}: the image's header is broken (could not create decoder object). Fetch it again."
+    )
+
+
 def huge_png() -> bytes:
     """A 14000 x 14000 1-bit PNG: 25 MB once decoded to bits, 600 MB as RGB, a few kB on disk."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 14000, 14000, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((14000 // 8 + 1) * 14000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return png(14000, 14000, 1, 0, bytes((14000 // 8 + 1) * 14000))
 
 
 def test_a_decompression_bomb_is_refused_from_its_header(tmp_path):

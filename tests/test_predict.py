@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -337,7 +338,7 @@ def test_every_column_of_a_record_that_is_absent_is_named(tmp_path):
 
             manifest = super().read(context)
             wide = manifest.cells.with_columns(pl.lit("1").alias("other"))
-            return type(manifest)(**{**vars(manifest), "cells": wide, "schema": self.schema})
+            return replace(manifest, cells=wide, schema=self.schema)
 
     registry = registry_with("wide", source_card(Wide))
     result = run_toy(tmp_path, "evaluation.modalities_alone=false", text=text, registry=registry)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,7 @@ def test_two_rows_with_the_same_picture_and_no_record_are_predicted_alike(tmp_pa
             "05.png" if row in (3, 4, 5) else name for row, name in enumerate(manifest.cells["picture"])
         ]
         cells = manifest.cells.with_columns(pl.Series("picture", pictures))
-        return type(manifest)(**{**vars(manifest), "cells": cells})
+        return replace(manifest, cells=cells)
 
     monkeypatch.setattr(toy_images, "make_manifest", twins)
     result = run_toy(tmp_path, "source.blanks=true", "evaluation.modalities_alone=false")
@@ -420,7 +421,7 @@ def test_a_cell_outside_its_declaration_stops_before_anything_is_computed(tmp_pa
         manifest = real(*args, **named)
         words = ["z" if row in (2, 5) else word for row, word in enumerate(manifest.cells["word"])]
         cells = manifest.cells.with_columns(pl.Series("word", words))
-        return type(manifest)(**{**vars(manifest), "cells": cells})
+        return replace(manifest, cells=cells)
 
     monkeypatch.setattr(toy_images, "make_manifest", spoil)
     with pytest.raises(DataError) as error:

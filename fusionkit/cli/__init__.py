@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import inspect
 import os
 import shlex
 import sys
@@ -90,6 +91,8 @@ def build_app() -> typer.Typer:
     for name, module_name in COMMANDS.items():
         module = importlib.import_module(f"fusionkit.cli.{module_name}")
         if hasattr(module, "app"):
+            for each in module.app.registered_commands:
+                each.callback = _interruptible(inspect.unwrap(each.callback))
             app.add_typer(module.app, name=name)
         else:
             app.command(name)(_interruptible(module.run))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusionkit.data.audit import Audit, ColumnFacts
     from fusionkit.recipe.load import LoadedRecipe
 
-app = typer.Typer(no_args_is_help=True, help="Look at a recipe's data.")
+app = typer.Typer(no_args_is_help=True)
 _WIDTH = 80
 
 
@@ -38,9 +38,12 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every row named.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Look at every cell and file that a recipe reads; exit 4 if something would stop a run.
+    """Look at all that a recipe reads; exit 4 if it would stop a run.
 
-    Files that an earlier audit found whole are decoded again only when their bytes have changed.
+    Every cell is held against its column's declaration, every file is decoded to its end. Files that an
+    earlier audit found whole are decoded again only when their bytes have changed.
+
+    fusionkit data audit recipes/breast_usg.yaml
     """
     from fusionkit.errors import DataError
     from fusionkit.recipe.load import load_recipe
@@ -76,16 +79,19 @@ def audit_lines(loaded: LoadedRecipe, audit: Audit) -> Iterator[str]:
         rows = [[name, str(count), _share(count, audit)] for name, count in audit.modalities.items()]
         yield from _table(["modality", "samples", "share"], rows)
         yield ""
-        header = ["column", "kind", "missing", "share", "different", "AUC"]
+        header = ["column", "kind", "missing", "share", "distinct", "AUC"]
         yield from _table(header, [_column(fact, audit) for fact in audit.columns])
         if any(fact.auc is not None for fact in audit.columns):
-            yield "  AUC: what the column reaches by itself, cross-validated by subject."
+            yield "  AUC: what the column reaches by itself, cross-validated by subject; 0.5 or"
+            yield "  less is nothing."
         yield ""
     if sum(audit.files.values()):
         decoded, remembered = audit.files["decoded"], audit.files["remembered"]
         yield f"{decoded} files decoded now, {remembered} known to be whole since an earlier audit."
     for warning in audit.warnings:
-        yield textwrap.fill(f"warning: {warning.message}", _WIDTH, subsequent_indent="  ")
+        yield textwrap.fill(
+            f"warning: {warning.message}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False
+        )
     n_errors, n_warnings = len(audit.errors), len(audit.warnings)
     yield f"{_count(n_errors, 'error')}, {_count(n_warnings, 'warning')}."
 

@@ -50,8 +50,8 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
         return f"reading {data['source']}"
     if name == "audited" and data["warnings"]:
         n_warnings = len(data["warnings"])
-        noun = "warning" if n_warnings == 1 else "warnings"
-        return f"audit: {n_warnings} {noun} about the data; the report names them"
+        noun, them = ("warning", "it") if n_warnings == 1 else ("warnings", "them")
+        return f"audit: {n_warnings} {noun} about the data; the report names {them}"
     if name == "stage_started":
         what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()

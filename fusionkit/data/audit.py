@@ -26,7 +26,7 @@ from fusionkit.data.tables import bad_cells
 from fusionkit.errors import DataError
 from fusionkit.interfaces import InputSpec
 from fusionkit.recipe.load import LoadedRecipe
-from fusionkit.specs import TABULAR_KINDS
+from fusionkit.specs import TABULAR_KINDS, ColumnSpec
 from fusionkit.store import Store, address_of
 
 BoolArray = NDArray[np.bool_]
@@ -127,7 +127,7 @@ def audit_data(
         loaded: The recipe.
         manifest: The rows; they have every column that the recipe reads.
         specs: How each modality's cells are read.
-        outcomes: Class index of each subject, -1 where unknown; empty where they contradict each other.
+        outcomes: Class index of each subject, -1 where unknown; empty where some contradict each other.
         folds: The splits; empty where there are none.
         store: Remembers which files were found whole.
         threads: How many images are decoded side by side.
@@ -144,19 +144,13 @@ def audit_data(
     bad, n_bad = bad_cells(manifest, schema, _LISTED)
     errors = [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
     errors += [*files.problems, *duplicates(manifest, files, folds)]
-    subjects = index_subjects(manifest, outcomes)
+    subjects = index_subjects(manifest, outcomes or _undisputed(manifest))
     columns = [read_column(name, spec, manifest.cells[name]) for name, spec in schema.items()]
     present = {
         modality: files.present.get(modality, _any_cell(columns, loaded.columns[modality]))
         for modality in loaded.columns
     }
     facts = [_facts(column, loaded, subjects, files) for column in columns]
-    warnings = [warning for name, rows in present.items() for warning in _modality(name, rows, subjects)]
-    for column, fact in zip(columns, facts, strict=True):
-        warnings += _column(column, fact, subjects)
-    for modality, read in loaded.columns.items():
-        of_record = [column for column in columns if column.name in read and column.is_number]
-        warnings += _differing(modality, of_record, subjects, manifest)
     return Audit(
         samples=len(manifest),
         subjects=len(subjects.names),
@@ -165,9 +159,31 @@ def audit_data(
         columns=facts,
         files={"decoded": files.decoded, "remembered": files.remembered},
         errors=errors,
-        warnings=warnings,
+        warnings=_warnings(loaded, manifest, subjects, columns, facts, present),
         n_bad_cells=n_bad,
     )
+
+
+def _warnings(
+    loaded: LoadedRecipe,
+    manifest: Manifest,
+    subjects: Subjects,
+    columns: Sequence[Column],
+    facts: Sequence[ColumnFacts],
+    present: Mapping[str, BoolArray],
+) -> list[Finding]:
+    warnings: list[Finding] = []
+    telling = set()
+    for modality, rows in present.items():
+        found = _modality(modality, rows, subjects)
+        warnings += found
+        telling |= {modality} if found else set()
+    for column, fact in zip(columns, facts, strict=True):
+        warnings += _column(column, fact, subjects, is_absence_known=bool(telling & set(fact.modalities)))
+    for modality, read in loaded.columns.items():
+        of_record = [column for column in columns if column.name in read and column.is_number]
+        warnings += _differing(modality, of_record, subjects, manifest)
+    return warnings
 
 
 def _reading(loaded: LoadedRecipe, modality: str, spec: InputSpec) -> str:
@@ -181,6 +197,16 @@ def _reading(loaded: LoadedRecipe, modality: str, spec: InputSpec) -> str:
             "input": spec.identity(),
         }
     )
+
+
+def _undisputed(manifest: Manifest) -> dict[str, int]:
+    """Returns the class index of each subject whose samples agree; -1 for the others."""
+    known: dict[str, set[int]] = {}
+    for subject, outcome in zip(manifest.subjects, manifest.outcomes, strict=True):
+        of_subject = known.setdefault(subject, set())
+        if outcome is not None:
+            of_subject.add(manifest.classes.index(outcome))
+    return {subject: labels.pop() if len(labels) == 1 else -1 for subject, labels in known.items()}
 
 
 def _any_cell(columns: Sequence[Column], names: Sequence[str]) -> BoolArray:
@@ -216,10 +242,15 @@ def _facts(column: Column, loaded: LoadedRecipe, subjects: Subjects, files: File
 def _modality(name: str, present: BoolArray, subjects: Subjects) -> list[Finding]:
     """Returns a warning where having a modality, or lacking it, tells the outcome."""
     lonely = _lonely_class(present, subjects)
-    if lonely is not None:
-        message = f"{name}: only {lonely} have it, so that its presence gives the outcome away."
-        return [Finding("presence", f"{message} Look at how the rows were gathered.")]
-    return []
+    reason = f"only {lonely} have it" if lonely is not None else ""
+    having = Column(name, ColumnSpec(kind="text"), present.astype(np.int64), [name], [name])
+    for text, label, count in () if reason else settling_values(having, subjects):
+        which = "that have" if text is not None else "that lack"
+        reason = f"all {count} subjects {which} it are {label}"
+    if not reason:
+        return []
+    cure = "Look at how the data were gathered."
+    return [Finding("presence", f"{name}: {reason}, so that its presence gives the outcome away. {cure}")]
 
 
 def _lonely_class(present: BoolArray, subjects: Subjects) -> str | None:
@@ -231,7 +262,9 @@ def _lonely_class(present: BoolArray, subjects: Subjects) -> str | None:
     return f"{subjects.classes[label]} subjects ({counts[label]} of {everyone.sum()})"
 
 
-def _column(column: Column, fact: ColumnFacts, subjects: Subjects) -> list[Finding]:
+def _column(
+    column: Column, fact: ColumnFacts, subjects: Subjects, *, is_absence_known: bool
+) -> list[Finding]:
     where = f"{' and '.join(fact.modalities)}: {column.name}"
     found = []
     if not column.values:
@@ -240,22 +273,29 @@ def _column(column: Column, fact: ColumnFacts, subjects: Subjects) -> list[Findi
         if len(column.values) == 1:
             message = f"{where}: every value is the same ('{column.texts[0]}'), which tells nothing."
             found.append(Finding("constant", f"{message} Leave the column out, unless missing cells tell."))
-        found += _given_away(column, fact, where, subjects)
+        found += _given_away(column, fact, where, subjects, is_absence_known=is_absence_known)
     return found
 
 
-def _given_away(column: Column, fact: ColumnFacts, where: str, subjects: Subjects) -> list[Finding]:
-    lonely = _lonely_class(column.present, subjects)
+def _given_away(
+    column: Column, fact: ColumnFacts, where: str, subjects: Subjects, *, is_absence_known: bool
+) -> list[Finding]:
+    """Returns a warning where a column alone, or one of its values, tells the outcome."""
+    lonely = None if is_absence_known else _lonely_class(column.present, subjects)
     reasons = [f"only {lonely} have a value"] if lonely is not None else []
     settling = [] if reasons else list(settling_values(column, subjects))
+    if is_absence_known:  # said of the modality already
+        settling = [entry for entry in settling if entry[0] is not None]
     for text, name, count in settling[:_SHOWN_VALUES]:
         which = f"with '{text}'" if text is not None else "without a value"
         reasons.append(f"all {count} subjects {which} are {name}")
     if len(settling) > _SHOWN_VALUES:
-        reasons.append(f"and so for {len(settling) - _SHOWN_VALUES} more values")
+        n_more = len(settling) - _SHOWN_VALUES
+        reasons.append(f"and so for {n_more} more value{'s' * (n_more > 1)}")
     if not reasons and (fact.auc is None or fact.auc < GIVES_AWAY):
         return []
-    reasons.append(f"alone it reaches an AUC of {fact.auc:.3f}, cross-validated by subject")
+    if fact.auc is not None:
+        reasons.append(f"alone it reaches an AUC of {fact.auc:.3f}, cross-validated by subject")
     message = f"{where} gives the outcome away: {'; '.join(reasons)}. "
     return [Finding("giveaway", message + "Leave it out if it is not known before the outcome is.")]
 

@@ -133,17 +133,22 @@ def alone(column: Column, subjects: Subjects) -> float | None:
     than two classes the class that is told apart best counts.
     """
     codes = _binned(column) if column.spec.kind == "numeric" else column.codes
-    known = np.flatnonzero(subjects.labels >= 0)
-    present_classes = np.unique(subjects.labels[known])
-    if len(present_classes) < 2:
-        return None
-    folds = _deal(subjects.labels)
-    targets = present_classes[-1:] if len(present_classes) == 2 else present_classes
+    labels, folds = subjects.labels, _deal(subjects.labels)
+    targets = np.unique(labels[labels >= 0])
     found = [
-        rank_auc(subjects.labels[known] == target, _scores(codes, subjects, folds, int(target))[known])
-        for target in targets
+        _mean_auc(labels == target, _scores(codes, subjects, folds, int(target)), folds)
+        for target in (targets[-1:] if len(targets) == 2 else targets)
     ]
-    return max(found)
+    return max([auc for auc in found if auc is not None], default=None)
+
+
+def _mean_auc(is_target: NDArray[np.bool_], scores: FloatArray, folds: IntArray) -> float | None:
+    """Returns the mean over folds: pooled scores of several folds would tell a value's folds apart."""
+    tested = [folds == fold for fold in range(_N_FOLDS)]
+    each = [
+        rank_auc(is_target[here], scores[here]) for here in tested if 0 < is_target[here].sum() < here.sum()
+    ]
+    return float(np.mean(each)) if each else None
 
 
 def _binned(column: Column) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from fusionkit.interfaces import Cells, Cut, InputSpec
 from fusionkit.store import Artefact, Store, read_artefact, to_bytes
 
 _SAVE_SECONDS = 5.0
+_BLOCK = 1024
 _SHOWN = 4
 
 
@@ -159,18 +160,26 @@ def decode_files(
     todo = {key: row for key, row in rows.items() if key not in whole.keys}
     files.remembered += len(rows) - len(todo)
     files.decoded += len(todo)
-    n_threads = threads if isinstance(spec, ImageInput) else 1
-    with ThreadPoolExecutor(n_threads) as pool:
+    done = 0
+    with ThreadPoolExecutor(threads if isinstance(spec, ImageInput) else 1) as pool:
         try:
-            problems = pool.map(lambda row: _read(manifest, row, modality, spec), todo.values())
-            for done, (key, found) in enumerate(zip(todo, problems, strict=True), 1):
-                files.problems += found
-                if not found:
-                    whole.add(key)
-                tell(done, len(todo))
+            for block in _blocks(list(todo.items())):
+                problems = pool.map(lambda entry: _read(manifest, entry[1], modality, spec), block)
+                for (key, _), found in zip(block, problems, strict=True):
+                    files.problems += found
+                    if not found:
+                        whole.add(key)
+                    done += 1
+                    tell(done, len(todo))
         finally:
             pool.shutdown(cancel_futures=True)
             whole.save()
+
+
+def _blocks(entries: list[tuple[bytes, int]]) -> Iterator[list[tuple[bytes, int]]]:
+    """Yields the entries some at a time: what waits in the pool takes more memory than its name."""
+    for start in range(0, len(entries), _BLOCK):
+        yield entries[start : start + _BLOCK]
 
 
 def _read(manifest: Manifest, row: int, modality: str, spec: InputSpec) -> list[Finding]:

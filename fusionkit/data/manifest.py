@@ -47,6 +47,7 @@ class Manifest:
     subject_outcomes: Sequence[str | None] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     checksums: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    _paths: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -99,7 +100,9 @@ class Manifest:
 
     def _file(self, row: int, name: str, text: str) -> Path:
         try:
-            return resolve_file(self.root, text)
+            if text not in self._paths:  # following links takes longer than all else about a row
+                self._paths[text] = resolve_file(self.root, text)
+            return self._paths[text]
         except DataError as error:
             raise DataError([f"{self.where(row)}: {name}: {problem}" for problem in error.problems]) from None
 

@@ -167,7 +167,35 @@ def test_a_table_without_rows(tmp_path):
     )
 
 
+def test_checksums_are_read_for_the_audit_and_must_be_sha256(tmp_path):
+    digest = "0123456789abcdefABCDEF" + "0" * 42
+    sums = ["sum", digest, "", digest, "", ""]
+    lines = [f"{line},{text}" for line, text in zip(TABLE.splitlines(), sums, strict=True)]
+    text = "\n".join(lines) + "\n"
+    assert read(tmp_path, text, sha256={"file": "sum"}).checksums == {"file": [digest, None, digest, None]}
+    assert read(tmp_path, text).checksums == {}
+    wrong = text.replace(f"left,{digest}", f"left,{digest[1:]}")
+    assert refusal(tmp_path, wrong, sha256={"file": "sum"}) == (
+        "rows.csv: sum: not a sha256 (2 samples: a, c). "
+        "A sha256 has 64 hexadecimal digits, as `sha256sum` prints them.",
+    )
+    assert refusal(tmp_path, text, sha256={"file": "sun"}) == (
+        "rows.csv: sha256: there is no column 'sun'. Did you mean 'sum'? "
+        "Known: age, diagnosis, file, final, id, patient, side, sum.",
+    )
+
+
 # what is wrong with the options
+
+
+def test_a_checksum_belongs_to_a_file_column():
+    (card,) = fusionkit_components()
+    with pytest.raises(RecipeError) as error:
+        card.build(options(sha256={"filee": "sum", "age": "sum"}))
+    assert error.value.problems == (
+        "sha256: there is no file column 'filee'. Did you mean 'file'? Known: file.",
+        "sha256: there is no file column 'age'. Known: file.",
+    )
 
 
 @pytest.mark.parametrize(
