@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fusionkit.data.splits import Fold
 from fusionkit.errors import FusionkitError, PluginError, TrainingError
 from fusionkit.model import FusionModel, ModalityBatch
+from fusionkit.store import Store
 from fusionkit.training.memory import count_rows, take_rows
 
 if TYPE_CHECKING:
@@ -123,6 +125,41 @@ def _is_allowed(experiment: Experiment, path: str, values: Tensor) -> Tensor:
         if cast(Any, plan.card).emits_missing(plan.config):
             return ~torch.isinf(values)
     return torch.isfinite(values)
+
+
+def warn_of_one_class(experiment: Experiment, folds: Sequence[Fold]) -> list[str]:
+    """Returns a warning for each modality whose training rows, in some fold, have one class only.
+
+    Whether such a modality is there then tells the class by itself.
+    """
+    found = []
+    for modality in experiment.modalities:
+        reader = experiment.reader(modality)
+        classes = [
+            {experiment.manifest.outcomes[row] for row in fold.train if reader.key(row) is not None}
+            for fold in folds
+        ]
+        lone = [outcomes for outcomes in classes if len(outcomes) == 1]
+        if lone:
+            where = "every fold" if len(lone) == len(folds) else f"{len(lone)} of {len(folds)} folds"
+            names = " or ".join(sorted({str(name) for outcomes in lone for name in outcomes}))
+            found.append(
+                f"{modality}: in {where} the training samples that have it are of one class only ({names}); "
+                "that it is there gives the outcome away, and nothing else can be learned from it."
+            )
+    return found
+
+
+def warn_of_parts(store: Store, addresses: Collection[str]) -> list[str]:
+    """Returns a warning where artefacts were learned from parts of batches, because memory was full."""
+    learned = [store.metadata(address) for address in addresses]
+    stages = {entry["stage"] for entry in learned if any("parts" in epoch for epoch in entry["history"])}
+    if not stages:
+        return []
+    return [
+        f"memory was full in {', '.join(sorted(stages))}: batches were computed in parts, each weighing as "
+        "many rows as it has; batch normalisation and dropout saw the parts."
+    ]
 
 
 def check_finite(
