@@ -30,8 +30,8 @@ def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, enc
     The first rows of the first batch that it sees in this process are computed again, by themselves and in
     reverse. A raw batch whose rows cannot be told apart is computed again as it is.
     """
-    if not _is_first(experiment, [path]):
-        return
+    if not bool(torch.isfinite(values).all()) or not _is_first(experiment, [path]):
+        return  # what is not finite has a message of its own
     n_rows = min(CHECKED_ROWS, len(values))
     if count_rows(raw) == len(values):
         expected, again = values[:n_rows].flip(0), encode(take_rows(raw, _reversed(n_rows)))
