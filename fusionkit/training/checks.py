@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,7 +24,9 @@ TOLERANCE = {"fp32": 0.01, "bf16": 0.05}
 """Of the largest value: kernels round otherwise for batches of another size, what is kept moves more."""
 
 
-def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Any) -> None:
+def check_alone(
+    experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Callable[[Any], Tensor]
+) -> None:
     """Raises PluginError if a frozen encoder's features depend on a row's neighbours or on earlier calls.
 
     The first rows of the first batch that it sees in this process are computed again, by themselves and in
@@ -42,7 +44,12 @@ def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, enc
 
 
 def check_model_alone(
-    experiment: Experiment, model: FusionModel, make: Any, index: NDArray[Any], logits: Tensor
+    experiment: Experiment,
+    model: FusionModel,
+    make: Callable[[NDArray[Any]], Mapping[str, ModalityBatch]],
+    compute: Callable[[NDArray[Any]], Tensor],
+    index: NDArray[Any],
+    logits: Tensor,
 ) -> None:
     """Raises PluginError if logits depend on a row's neighbours or on earlier calls, naming the first part.
 
@@ -50,16 +57,17 @@ def check_model_alone(
         experiment: The recipe and its rows.
         model: The model, all of it frozen.
         make: Makes the batch of some units, by index.
+        compute: Computes their logits.
         index: The units of a batch.
         logits: What the model gave for them.
     """
     if not _is_first(experiment, experiment.factory.paths()):
         return
     n_rows = min(CHECKED_ROWS, len(logits))
-    few: Mapping[str, ModalityBatch] = make(index[:n_rows][::-1])
-    if _is_close(experiment, logits[:n_rows].flip(0), model(few)):
+    first = index[:n_rows][::-1]
+    if _is_close(experiment, logits[:n_rows].flip(0), compute(first)):
         return
-    whole = make(index)
+    few, whole = make(first), make(index)
     for modality, part in few.items():
         n_here = int(part.present.sum())
         if n_here:
