@@ -139,6 +139,15 @@ def test_a_part_that_cannot_be_built(run, tmp_path, code, overrides, said):
     assert run(write_plugin(tmp_path, **code), *overrides) == (5, f"error: {said}\n")
 
 
+def test_a_source_that_cannot_read(run, tmp_path):
+    source = 'type("Bad", (toy_images.PictureSource,), {"read": lambda self, context: 1 / 0})(None)'
+    assert run(write_plugin(tmp_path, source=source), "source={use: bad}") == (
+        5,
+        "error: source: `read of bad` fails (ZeroDivisionError: division by zero). "
+        "Mend the plugin, or look at its options.\n",
+    )
+
+
 # names
 
 
