@@ -117,7 +117,7 @@ def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifes
     """Reads the recipe's source."""
     context = SourceContext(places.data, places.store / "sources", workers)
     use = loaded.source_plan.use
-    with calling("source", f"read of {use}", (OSError,)):  # a disk that refuses is no plugin's mistake
+    with calling("source", f"read of {use}", OSError):  # a disk that refuses is no plugin's mistake
         return loaded.source.read(context)
 
 
