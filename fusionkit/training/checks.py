@@ -32,7 +32,7 @@ def check_alone(
     The first rows of the first batch that it sees in this process are computed again, by themselves and in
     reverse. A raw batch whose rows cannot be told apart is computed again as it is.
     """
-    if not bool(torch.isfinite(values).all()) or not _is_first(experiment, [path]):
+    if not _is_first(experiment, [path]) or not bool(torch.isfinite(values).all()):
         return  # what is not finite has a message of its own
     n_rows = min(CHECKED_ROWS, len(values))
     if count_rows(raw) == len(values):
