@@ -74,11 +74,13 @@ class ModalityBatch:
 
 
 @contextmanager
-def calling(path: str, method: str = "forward") -> Iterator[None]:
+def calling(
+    path: str, method: str = "forward", passing: type[BaseException] = FusionkitError
+) -> Iterator[None]:
     """Names the part in whatever a plugin's own code raises inside; the cause is kept for the log."""
     try:
         yield
-    except (FusionkitError, KeyboardInterrupt):
+    except (FusionkitError, KeyboardInterrupt, passing):
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         # the training loop knows what to do about these two
@@ -159,7 +161,7 @@ class FusionModel(nn.Module):
         is_right = isinstance(logits, Tensor) and logits.shape == (n_rows, self.output_dim)
         if not is_right or not logits.is_floating_point():
             raise PluginError(
-                f"head: gives {_describe(logits)}, and ({n_rows}, {self.output_dim}) floats are due. "
+                f"head: gives {describe(logits)}, and ({n_rows}, {self.output_dim}) floats are due. "
                 "Mend the plugin."
             )
         return cast(Tensor, logits)
@@ -279,7 +281,7 @@ def check_features(path: str, part: nn.Module, features: Any, n_rows: int | None
     if is_right and dim in (None, features.shape[1]) and n_rows in (None, len(features)):
         return cast(Tensor, features)
     due = f"({'n' if n_rows is None else n_rows}, {dim or 'd'}) float32"
-    raise PluginError(f"{path}: gives {_describe(features)}, and {due} is due. Mend the plugin.")
+    raise PluginError(f"{path}: gives {describe(features)}, and {due} is due. Mend the plugin.")
 
 
 def to_fp32(features: Any) -> Any:
@@ -288,7 +290,8 @@ def to_fp32(features: Any) -> Any:
     return features.float() if is_float else features
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """Returns shape and type of a value, for the brackets of a message."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -16,7 +16,7 @@ from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import subject_outcomes
 from fusionkit.evaluation.report import FUSED
 from fusionkit.interfaces import SourceContext
-from fusionkit.model import PartFactory
+from fusionkit.model import PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.store import Store
 from fusionkit.task import Classification
@@ -127,7 +127,8 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
 def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
     """Reads the recipe's source."""
     context = SourceContext(places.data, places.store / "sources", workers)
-    return loaded.source.read(context)
+    with calling("source", f"read of {loaded.source_plan.use}", OSError):  # a disk that refuses is no mistake
+        return loaded.source.read(context)
 
 
 def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:

@@ -7,6 +7,7 @@ import os
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
 from fusionkit.run_folder import marked_unfinished
 from fusionkit.store import resource_error, using, write_atomic
+from fusionkit.training.checks import warn_of_parts
 from fusionkit.training.device import choose_device, describe_environment
 from fusionkit.training.experiment import Experiment, Origin, Tell
 from fusionkit.training.jobs import side_by_side
@@ -63,14 +65,20 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
                     registry.notify(name, data)
                 tell(name, data)
 
-        _write_start(folder, loaded, registry)
-        prepared = prepare(loaded, places, note)
-        write_split(folder / "split.csv", prepared)
-        with side_by_side(_other_jobs(prepared, registry, places), note) as jobs:
-            predictions, members, computed = _compute(prepared, note)
-        computed += jobs.computed
-        report = _report(loaded, prepared, predictions)
-        _write_end(folder, prepared, predictions, report, members)
+        try:
+            _write_start(folder, loaded, registry)
+            prepared = prepare(loaded, places, note)
+            write_split(folder / "split.csv", prepared)
+            with side_by_side(_other_jobs(prepared, registry, places), note) as jobs:
+                predictions, members, computed = _compute(prepared, note)
+            computed += jobs.computed
+            report = _report(loaded, prepared, predictions, members)
+            _write_end(folder, prepared, predictions, report, members)
+        except Exception as error:
+            # a message is one sentence; what a plugin's author needs stands here
+            trace = traceback.format_exception(error)
+            note("run_failed", {"error": str(error), "traceback": "".join(trace)})
+            raise
         note("run_finished", {"folder": str(folder), "computed": computed})
     _point_latest(folder)
     return RunResult(folder, report, computed)
@@ -167,7 +175,10 @@ def _fold_predictions(
 
 
 def _report(
-    loaded: LoadedRecipe, prepared: Prepared, predictions: Mapping[str, Sequence[FoldPredictions]]
+    loaded: LoadedRecipe,
+    prepared: Prepared,
+    predictions: Mapping[str, Sequence[FoldPredictions]],
+    members: Sequence[Member],
 ) -> dict[str, Any]:
     recipe, manifest = loaded.recipe, prepared.main.manifest
     report = build_report(
@@ -180,6 +191,8 @@ def _report(
         unit=getattr(recipe.split, "unit", "subject"),
     )
     report["warnings"] += [found.message for found in prepared.audit.warnings]
+    learned = {origin.address for m in members for origin in m.origins.values() if origin.is_learned}
+    report["warnings"] += warn_of_parts(prepared.main.store, learned)
     blank = _n_blank(prepared)
     if blank:
         report["warnings"].append(f"{blank} tested samples have no modality at all; no figure counts them.")

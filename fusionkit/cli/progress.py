@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Without a terminal, how often a long step says how far it is."""
-AT_ONCE = ("reading", "waiting", "job_failed")
-"""What is said whenever it happens."""
 
 
 @contextmanager
@@ -44,10 +42,21 @@ def _make_bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
+SENTENCES = {
+    "reading": "reading {source}",
+    "job_failed": "job {job} ended, its stages are computed here ({problems[0]})",
+    "part_skipped": "{stage}: {part} has nothing to learn, skipped",
+    "waiting": "waiting for {holder}, which computes {what}",
+    "memory_full": "{where}: memory is full, batches are computed in {parts} parts",
+    "still_reading": "{modality}: still reading sample {sample} (subject {subject}): {cells}, "
+    "for {seconds} s; Ctrl-C ends the run",
+}
+ALWAYS = ("waiting", "job_failed", "memory_full", "still_reading")
+"""What is told in every fold, and on a terminal as a line of its own where it is not the bar's label."""
+
+
 def describe(name: str, data: Mapping[str, Any]) -> str | None:
     """Returns one line for what happens, or None for what is not worth one."""
-    if name == "reading":
-        return f"reading {data['source']}"
     if name == "audited" and data["warnings"]:
         n_warnings = len(data["warnings"])
         noun, them = ("warning", "it") if n_warnings == 1 else ("warnings", "them")
@@ -55,13 +64,7 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
     if name == "stage_started":
         what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
-    if name == "job_failed":
-        return f"job {data['job']} ended, its stages are computed here ({data['problems'][0]})"
-    if name == "part_skipped":
-        return f"{data['stage']}: {data['part']} has nothing to learn, skipped"
-    if name == "waiting":
-        return f"waiting for {data['holder']}, which computes {data['what']}"
-    return None
+    return SENTENCES[name].format_map(data) if name in SENTENCES else None
 
 
 class _Lines:
@@ -85,7 +88,7 @@ class _Lines:
         elif name == "auditing" and is_due:
             line = f"auditing files: {data['done']} of {data['total']}"
         # of many folds, only the first speaks at length
-        is_said = not self.folds or self.folds.startswith("fold 1 ") or name in AT_ONCE
+        is_said = not self.folds or self.folds.startswith("fold 1 ") or name in ("reading", *ALWAYS)
         if line and (is_due or is_said):
             print(self.folds + line, file=sys.stderr, flush=True)
             self.spoken = time.monotonic()
@@ -102,7 +105,7 @@ class _Live:
         self.stage = ""
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
-        if name in ("job_failed", "waiting"):
+        if name in ALWAYS:
             self.bar.console.print(describe(name, data), markup=False, highlight=False)
         elif "job" in data:
             return  # what this process does stands for the others

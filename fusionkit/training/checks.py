@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusionkit.errors import FusionkitError, PluginError, TrainingError
 from fusionkit.model import FusionModel, ModalityBatch
+from fusionkit.store import Store
 from fusionkit.training.memory import count_rows, take_rows
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ TOLERANCE = {"fp32": 0.01, "bf16": 0.05}
 """Of the largest value: kernels round otherwise for batches of another size, what is kept moves more."""
 
 
-def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Any) -> None:
+def check_alone(
+    experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Callable[[Any], Tensor]
+) -> None:
     """Raises PluginError if a frozen encoder's features depend on a row's neighbours or on earlier calls.
 
     The first rows of the first batch that it sees in this process are computed again, by themselves and in
     reverse. A raw batch whose rows cannot be told apart is computed again as it is.
     """
-    if not _is_first(experiment, [path]):
-        return
+    if not _is_first(experiment, [path]) or not bool(torch.isfinite(values).all()):
+        return  # what is not finite has a message of its own
     n_rows = min(CHECKED_ROWS, len(values))
     if count_rows(raw) == len(values):
         expected, again = values[:n_rows].flip(0), encode(take_rows(raw, _reversed(n_rows)))
@@ -40,7 +43,12 @@ def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, enc
 
 
 def check_model_alone(
-    experiment: Experiment, model: FusionModel, make: Any, index: NDArray[Any], logits: Tensor
+    experiment: Experiment,
+    model: FusionModel,
+    make: Callable[[NDArray[Any]], Mapping[str, ModalityBatch]],
+    compute: Callable[[NDArray[Any]], Tensor],
+    index: NDArray[Any],
+    logits: Tensor,
 ) -> None:
     """Raises PluginError if logits depend on a row's neighbours or on earlier calls, naming the first part.
 
@@ -48,16 +56,17 @@ def check_model_alone(
         experiment: The recipe and its rows.
         model: The model, all of it frozen.
         make: Makes the batch of some units, by index.
+        compute: Computes their logits.
         index: The units of a batch.
         logits: What the model gave for them.
     """
     if not _is_first(experiment, experiment.factory.paths()):
         return
     n_rows = min(CHECKED_ROWS, len(logits))
-    few: Mapping[str, ModalityBatch] = make(index[:n_rows][::-1])
-    if _is_close(experiment, logits[:n_rows].flip(0), model(few)):
+    first = index[:n_rows][::-1]
+    if _is_close(experiment, logits[:n_rows].flip(0), compute(first)):
         return
-    whole = make(index)
+    few, whole = make(first), make(index)
     for modality, part in few.items():
         n_here = int(part.present.sum())
         if n_here:
@@ -123,6 +132,18 @@ def _is_allowed(experiment: Experiment, path: str, values: Tensor) -> Tensor:
         if cast(Any, plan.card).emits_missing(plan.config):
             return ~torch.isinf(values)
     return torch.isfinite(values)
+
+
+def warn_of_parts(store: Store, addresses: Collection[str]) -> list[str]:
+    """Returns a warning where artefacts were learned from parts of batches, because memory was full."""
+    learned = [store.metadata(address) for address in addresses]
+    stages = {entry["stage"] for entry in learned if any("parts" in epoch for epoch in entry["history"])}
+    if not stages:
+        return []
+    return [
+        f"memory was full in {', '.join(sorted(stages))}: batches were computed in parts, each weighing as "
+        "many rows as it has; batch normalisation and dropout saw the parts."
+    ]
 
 
 def check_finite(

@@ -150,9 +150,9 @@ def ensure_features(
         parts = read_ahead(units.take(missing), BATCH, [reader], training=training)
         done = 0
         try:
-            batches = ((len(part), move(reader.read(part, training=training))) for part in parts)
-            for n_rows, raw in prefetch(batches, look=reader.tell_slow):
-                values = _checked(encode(raw), reader.name, n_rows)
+            batches = ((part, move(reader.read(part, training=training))) for part in parts)
+            for part, raw in prefetch(batches, look=reader.tell_slow):
+                values = _checked(encode(raw), reader, part)
                 table.add([keys[index] for index in missing[done : done + len(values)]], values)
                 done += len(values)
                 tell(done, len(missing))
@@ -162,11 +162,12 @@ def ensure_features(
     return done
 
 
-def _checked(values: Tensor, modality: str, n_rows: int) -> Tensor:
-    if len(values) != n_rows:
-        raise PluginError(
-            f"{modality}.encoder: gives {len(values)} rows of features for {n_rows}. Mend the plugin."
-        )
-    if not bool(torch.isfinite(values).all()):
-        raise PluginError(f"{modality}.encoder: its features are not finite. Mend the plugin or the weights.")
+def _checked(values: Tensor, reader: ModalityReader, part: Units) -> Tensor:
+    path = f"{reader.name}.encoder"
+    if len(values) != len(part):
+        raise PluginError(f"{path}: gives {len(values)} rows of features for {len(part)}. Mend the plugin.")
+    is_bad = ~torch.isfinite(values).all(1)
+    if bool(is_bad.any()):
+        where = reader.manifest.where(int(part.rows[int(is_bad.nonzero()[0])]))
+        raise PluginError(f"{path}: its features are not finite for {where}. Mend the plugin or the weights.")
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from fusionkit.data.batches import ModalityReader, Units, cut_batches, epoch_order, make_units, read_ahead
 from fusionkit.data.threads import prefetch
-from fusionkit.model import FusionModel, ModalityBatch, calling, seed_of
+from fusionkit.errors import PluginError
+from fusionkit.model import ModalityBatch, calling, check_features, describe, seed_of, to_fp32
 from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.experiment import Experiment, Feed, Origin
@@ -86,13 +88,30 @@ def pretraining_logits(
     experiment: Experiment, modality: str, encoder: Any, classifier: nn.Module, raw: Any
 ) -> Tensor:
     """Returns a temporary classifier's logits of a raw batch, (n, output_dim)."""
-    method = "pretraining_features" if hasattr(encoder, "pretraining_features") else "forward"
-    compute = getattr(encoder, "pretraining_features", encoder)
-    with calling(f"{modality}.encoder", method):
-        if experiment.reader(modality).is_stored:
-            with experiment.device.autocast():
-                return cast(Tensor, classifier(compute(raw)).float())
-        return cast(Tensor, classifier(compute(raw)))
+    is_stored = experiment.reader(modality).is_stored
+    with experiment.device.autocast() if is_stored else nullcontext():
+        features = pretraining_features(modality, encoder, raw)
+        return cast(Tensor, classifier(features).float())
+
+
+def pretraining_features(modality: str, encoder: Any, raw: Any) -> Tensor:
+    """Returns what a pretrain stage classifies, (n, d) or (n, d, height, width); checks its width."""
+    path, method = f"{modality}.encoder", "pretraining_features"
+    if not hasattr(encoder, method):
+        with calling(path):
+            features = encoder(raw)
+        check_features(path, encoder, to_fp32(features))
+        return cast(Tensor, features)
+    with calling(path, method):
+        features = encoder.pretraining_features(raw)
+    dim = getattr(encoder, "pretraining_dim", encoder.output_dim)
+    is_right = isinstance(features, Tensor) and features.ndim in (2, 4) and features.shape[1] == dim
+    if not is_right or not features.is_floating_point():
+        raise PluginError(
+            f"{path}: `{method}` gives {describe(features)}, and (n, {dim}) or (n, {dim}, height, width) "
+            "floats are due. Mend the plugin."
+        )
+    return cast(Tensor, features)
 
 
 def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequence[int]) -> dict[int, float]:
@@ -124,9 +143,10 @@ class _Supervised:
         stored: Sequence[str],
         raw: Sequence[ModalityReader],
         n_views: tuple[int, int],
+        find: Callable[[Any], tuple[str, NDArray[Any]] | None],
     ) -> None:
         self.experiment, self.options, self.step = experiment, options, step
-        self.read, self.logits, self.raw = read, logits, raw
+        self.read, self.logits, self.raw, self.find = read, logits, raw, find
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
         self.validation = make_units(step.validation, n_views[1])
@@ -194,9 +214,7 @@ class _Supervised:
 
     def explain(self, batch: Batch) -> str:
         """Says which part gives values that are not finite, and for which rows of a batch."""
-        if not isinstance(self.logits, FusionModel):
-            return ""
-        found = find_not_finite(self.experiment, self.logits, batch[1])
+        found = self.find(batch[1])
         if found is None:
             return ""
         rows = name_rows(self.experiment, batch[0].rows[found[1]])
@@ -235,6 +253,12 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
     reader = experiment.reader(modality)
     encoder = experiment.fresh(path, step.used[path])
     classifier = build_classifier(experiment, stage, encoder, step.used[path].seed)
+
+    def find(raw: Any) -> tuple[str, NDArray[Any]] | None:
+        with torch.no_grad():
+            is_bad = ~torch.isfinite(pretraining_features(modality, encoder, raw)).flatten(1).all(1)
+        return (path, is_bad.nonzero().squeeze(1).cpu().numpy()) if bool(is_bad.any()) else None
+
     loop = _Supervised(
         experiment,
         stage,
@@ -244,6 +268,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
         stored=(),
         raw=[reader] if reader.is_stored else [],
         n_views=(reader.n_views(training=True), reader.n_views(training=False)),
+        find=find,
     )
     return loop.run({path: encoder, f"{path}.classifier": classifier})
 
@@ -268,6 +293,7 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
         stored=feed.stored,
         raw=raw,
         n_views=(experiment.n_views(training=True), experiment.n_views(training=False)),
+        find=lambda batch: find_not_finite(experiment, model, batch),
     )
     feed.ensure(loop.units, training=True)
     if len(loop.validation):
@@ -294,23 +320,20 @@ def predict_logits(
     def make(index: NDArray[np.int64]) -> dict[str, ModalityBatch]:
         return feed.batch(units.take(index), training=False)
 
+    def compute(index: NDArray[np.int64]) -> Tensor:
+        portions = experiment.portions("prediction")
+        return torch.cat(portions.run(len(index), lambda part: model(make(index[part])).float()))
+
     with torch.inference_mode():
         for start in range(0, len(everyone), EVAL_BATCH):
             index = everyone[start : start + EVAL_BATCH]
-            logits = _predict_part(experiment, model, make, index)
+            logits = compute(index)
             if not bool(torch.isfinite(logits).all()):
                 path, bad = find_not_finite(experiment, model, make(index)) or ("head", np.arange(len(index)))
                 raise not_finite(experiment, origins, path, units.rows[index[bad]])
-            check_model_alone(experiment, model, make, index, logits)
+            check_model_alone(experiment, model, make, compute, index, logits)
             out[index] = logits.cpu().numpy()
     return out.reshape(len(rows), n_views, experiment.task.output_dim)
-
-
-def _predict_part(
-    experiment: Experiment, model: FusionModel, make: Callable[..., Any], index: NDArray[np.int64]
-) -> Tensor:
-    parts = experiment.portions("prediction").run(len(index), lambda part: model(make(index[part])).float())
-    return torch.cat(parts)
 
 
 def predict_pretrained(
