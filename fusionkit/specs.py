@@ -196,7 +196,7 @@ class ViewOptions(ComponentConfig):
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Spread = Annotated[float, Field(gt=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=100)]
 
 
 class ImageOptions(ComponentConfig):
