@@ -265,19 +265,16 @@ def fitting(draw: Any, node: dict[str, Any], depth: int = 0) -> Any:
     return draw(plain_kinds.get(str(kind), values))
 
 
-def change_gently(draw: Any, tree: Any) -> None:
-    """Sets one known key of one mapping, written or not, to what its schema allows, or nearly allows."""
-    holders = [node_at(tree, path) for path in [(), *paths_of(tree)]]
-    known = [(holder, definition_of(holder)) for holder in holders if isinstance(holder, dict) and holder]
-    holder, keys = draw(st.sampled_from([(holder, keys) for holder, keys in known if keys] or [(tree, {})]))
-    plain_keys = [
-        key
-        for key, node in keys.items()
-        if not {"$ref", "allOf"} & set(node) and key not in ("use", "stages")
-    ]
-    if plain_keys:
-        key = draw(st.sampled_from(plain_keys))
-        holder[key] = draw(fitting(keys[key]))
+def fitting_change(draw: Any, tree: Any) -> tuple[TreePath, Any]:
+    """Returns the path of a known key, written or not, and what its schema allows there, or nearly allows."""
+    choices = []
+    for path in [(), *paths_of(tree)]:
+        holder = node_at(tree, path)
+        keys = definition_of(holder) if isinstance(holder, dict) and holder else {}
+        plain_keys = {key: node for key, node in keys.items() if not {"$ref", "allOf"} & set(node)}
+        choices += [((*path, key), node) for key, node in plain_keys.items() if key not in ("use", "stages")]
+    path, node = draw(st.sampled_from(choices or [(("seed",), {"type": "integer"})]))
+    return path, draw(fitting(node))
 
 
 CHANGES = ["gentle"] * 8 + ["value", "value", "number", "number", "drop", "rename", "swap", "copy", "nest"]
@@ -291,7 +288,8 @@ def mutated_trees(draw: Any, trees: list[Any], most: int = 4) -> Any:
         paths = list(paths_of(tree))
         change = draw(st.sampled_from(CHANGES))
         if change == "gentle" or not paths:
-            change_gently(draw, tree)
+            path, value = fitting_change(draw, tree)
+            node_at(tree, path[:-1])[path[-1]] = value
         else:
             change_rudely(draw, tree, draw(st.sampled_from(paths)), change)
     return tree
@@ -371,29 +369,30 @@ def override_lists(draw: Any, trees: list[Any]) -> tuple[Any, list[str]]:
     names = {index: stage["name"] for index, stage in enumerate(tree["stages"])}
     overrides = []
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
-        path = list(draw(st.sampled_from(paths)))
-        if path[0] == "stages" and len(path) > 1:
-            path[1] = names[path[1]]
-        steps = [str(step) for step in path]
-        change = draw(st.sampled_from(["none", "none", "none", "none", "odd", "more", "less"]))
+        path, value = fitting_change(draw, tree)
+        made = json.dumps(value)
+        change = draw(st.sampled_from(OVERRIDE_CHANGES))
+        if change != "none":
+            path = draw(st.sampled_from(paths))
+            odd_values = [
+                json.dumps(draw(values)),
+                json.dumps(node_at(tree, path)),
+                draw(st.sampled_from(OPTIONS)),
+            ]
+            made = draw(st.sampled_from([*odd_values, draw(odd_texts)]))
+        steps = [str(names[step] if path[:depth] == ("stages",) else step) for depth, step in enumerate(path)]
         if change == "odd":
             steps[draw(st.integers(0, len(steps) - 1))] = draw(odd_texts)
         elif change == "more":
             steps.append(draw(odd_texts | st.sampled_from(["use", "epochs", "name"])))
         elif change == "less":
             steps.pop()
-        known = [json.dumps(node_at(tree, draw(st.sampled_from(paths)))) for _ in range(2)]
-        made = draw(
-            st.sampled_from(
-                [json.dumps(draw(values)), draw(odd_texts), *known, draw(st.sampled_from(OPTIONS))]
-            )
-        )
-        overrides.append(
-            draw(st.sampled_from(["=", "=", "=", "=", "=", "=", " = ", "", "=="])).join(
-                [".".join(steps), made]
-            )
-        )
+        equals = draw(st.sampled_from(["=", "=", "=", "=", "=", "=", " = ", "", "=="]))
+        overrides.append(equals.join([".".join(steps), made]))
     return tree, overrides
+
+
+OVERRIDE_CHANGES = ["none"] * 5 + ["value", "value", "odd", "more", "less"]
 
 
 # tables
