@@ -163,7 +163,8 @@ training: {device: cpu, precision: fp32, threads: 1}
 """A recipe of bundled components that is planned in milliseconds; its table is SMALL_TABLE."""
 
 BUNDLED = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "recipes").glob("*.yaml"))]
-TREES = [plain(dialect.parse(text, str)) for text in (SMALL, SMALL, *BUNDLED)]
+TEXTS = [SMALL, SMALL, *BUNDLED]
+TREES = [plain(dialect.parse(text, str)) for text in TEXTS]
 PLANNED_TREES = [plain(dialect.parse(text, str)) for text in (SMALL, toys.RECIPE)]
 
 ODD_TEXTS = [
@@ -362,9 +363,10 @@ recipe_bytes = st.one_of(
 
 
 @st.composite
-def override_lists(draw: Any, trees: list[Any]) -> tuple[Any, list[str]]:
-    """Returns a tree and one to three overrides of it: paths that are there, nearly there, or odd."""
-    tree = draw(st.sampled_from(trees))
+def override_lists(draw: Any) -> tuple[str, list[str]]:
+    """Returns a recipe and one to three overrides of it: paths that are there, nearly there, or odd."""
+    number = draw(st.integers(0, len(TEXTS) - 1))
+    tree = TREES[number]
     paths = list(paths_of(tree))
     names = {index: stage["name"] for index, stage in enumerate(tree["stages"])}
     overrides = []
@@ -389,7 +391,7 @@ def override_lists(draw: Any, trees: list[Any]) -> tuple[Any, list[str]]:
             steps.pop()
         equals = draw(st.sampled_from(["=", "=", "=", "=", "=", "=", " = ", "", "=="]))
         overrides.append(equals.join([".".join(steps), made]))
-    return tree, overrides
+    return TEXTS[number], overrides
 
 
 OVERRIDE_CHANGES = ["none"] * 5 + ["value", "value", "odd", "more", "less"]

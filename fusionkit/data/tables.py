@@ -249,7 +249,11 @@ def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
         DataError: There is no such file, or it is no table: empty, ragged, unnamed or repeated columns.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        is_there = path.is_file()  # and no device, which may have no end
+    except OSError as error:
+        raise DataError(f"{path}: the table cannot be read ({error.strerror}). Check its name.") from None
+    if not is_there:
         raise DataError(f"{path}: there is no such table. Check its name and the folder of the data.")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
