@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from fusionkit.interfaces import Encoder, Head, Raiser, Source
@@ -34,7 +34,13 @@ class DataFileMarker:
     """Marks an option whose text is a path under the data root."""
 
 
-DataFile = Annotated[str, DataFileMarker()]
+def _check_path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a path has no NUL character")
+    return text
+
+
+DataFile = Annotated[str, DataFileMarker(), AfterValidator(_check_path)]
 """An option that names a file; relative paths resolve under the data root before `build` is called."""
 
 
@@ -196,7 +202,7 @@ class ViewOptions(ComponentConfig):
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Spread = Annotated[float, Field(gt=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=100)]
 
 
 class ImageOptions(ComponentConfig):

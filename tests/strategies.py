@@ -4,19 +4,24 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import resource
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import toys
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
+from fusionkit.data.manifest import Manifest
 from fusionkit.errors import FusionkitError, ResourceError
 from fusionkit.recipe import dialect
 from fusionkit.recipe.json_schema import recipe_schema
@@ -58,7 +63,7 @@ def flaws(problem: str) -> list[str]:
     found = {
         "more than one line, or what no terminal shows": not problem.isprintable(),
         "no place": ": " not in problem and not re.fullmatch(r"and \d+ more \w+\.", problem),
-        "no full stop": re.search(r"(?<![.?!:,])\.$", problem) is None,
+        "no full stop": not problem.endswith(".") or re.search(r"(?<!\.)\.\.$", problem) is not None,
         "too long": len(problem) > LONGEST,
         "internals": any(word in problem for word in INTERNALS),
     }
@@ -158,7 +163,8 @@ training: {device: cpu, precision: fp32, threads: 1}
 """A recipe of bundled components that is planned in milliseconds; its table is SMALL_TABLE."""
 
 BUNDLED = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "recipes").glob("*.yaml"))]
-TREES = [plain(dialect.parse(text, str)) for text in (SMALL, SMALL, *BUNDLED)]
+TEXTS = [SMALL, SMALL, *BUNDLED]
+TREES = [plain(dialect.parse(text, str)) for text in TEXTS]
 PLANNED_TREES = [plain(dialect.parse(text, str)) for text in (SMALL, toys.RECIPE)]
 
 ODD_TEXTS = [
@@ -260,19 +266,16 @@ def fitting(draw: Any, node: dict[str, Any], depth: int = 0) -> Any:
     return draw(plain_kinds.get(str(kind), values))
 
 
-def change_gently(draw: Any, tree: Any) -> None:
-    """Sets one known key of one mapping, written or not, to what its schema allows, or nearly allows."""
-    holders = [node_at(tree, path) for path in [(), *paths_of(tree)]]
-    known = [(holder, definition_of(holder)) for holder in holders if isinstance(holder, dict) and holder]
-    holder, keys = draw(st.sampled_from([(holder, keys) for holder, keys in known if keys] or [(tree, {})]))
-    plain_keys = [
-        key
-        for key, node in keys.items()
-        if not {"$ref", "allOf"} & set(node) and key not in ("use", "stages")
-    ]
-    if plain_keys:
-        key = draw(st.sampled_from(plain_keys))
-        holder[key] = draw(fitting(keys[key]))
+def fitting_change(draw: Any, tree: Any) -> tuple[TreePath, Any]:
+    """Returns the path of a known key, written or not, and what its schema allows there, or nearly allows."""
+    choices = []
+    for path in [(), *paths_of(tree)]:
+        holder = node_at(tree, path)
+        keys = definition_of(holder) if isinstance(holder, dict) and holder else {}
+        plain_keys = {key: node for key, node in keys.items() if not {"$ref", "allOf"} & set(node)}
+        choices += [((*path, key), node) for key, node in plain_keys.items() if key not in ("use", "stages")]
+    path, node = draw(st.sampled_from(choices or [(("seed",), {"type": "integer"})]))
+    return path, draw(fitting(node))
 
 
 CHANGES = ["gentle"] * 8 + ["value", "value", "number", "number", "drop", "rename", "swap", "copy", "nest"]
@@ -286,7 +289,8 @@ def mutated_trees(draw: Any, trees: list[Any], most: int = 4) -> Any:
         paths = list(paths_of(tree))
         change = draw(st.sampled_from(CHANGES))
         if change == "gentle" or not paths:
-            change_gently(draw, tree)
+            path, value = fitting_change(draw, tree)
+            node_at(tree, path[:-1])[path[-1]] = value
         else:
             change_rudely(draw, tree, draw(st.sampled_from(paths)), change)
     return tree
@@ -359,33 +363,186 @@ recipe_bytes = st.one_of(
 
 
 @st.composite
-def override_lists(draw: Any, trees: list[Any]) -> tuple[Any, list[str]]:
-    """Returns a tree and one to three overrides of it: paths that are there, nearly there, or odd."""
-    tree = draw(st.sampled_from(trees))
+def override_lists(draw: Any) -> tuple[str, list[str]]:
+    """Returns a recipe and one to three overrides of it: paths that are there, nearly there, or odd."""
+    number = draw(st.integers(0, len(TEXTS) - 1))
+    tree = TREES[number]
     paths = list(paths_of(tree))
     names = {index: stage["name"] for index, stage in enumerate(tree["stages"])}
     overrides = []
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
-        path = list(draw(st.sampled_from(paths)))
-        if path[0] == "stages" and len(path) > 1:
-            path[1] = names[path[1]]
-        steps = [str(step) for step in path]
-        change = draw(st.sampled_from(["none", "none", "none", "none", "odd", "more", "less"]))
+        path, value = fitting_change(draw, tree)
+        made = json.dumps(value)
+        change = draw(st.sampled_from(OVERRIDE_CHANGES))
+        if change != "none":
+            path = draw(st.sampled_from(paths))
+            odd_values = [
+                json.dumps(draw(values)),
+                json.dumps(node_at(tree, path)),
+                draw(st.sampled_from(OPTIONS)),
+            ]
+            made = draw(st.sampled_from([*odd_values, draw(odd_texts)]))
+        steps = [str(names[step] if path[:depth] == ("stages",) else step) for depth, step in enumerate(path)]
         if change == "odd":
             steps[draw(st.integers(0, len(steps) - 1))] = draw(odd_texts)
         elif change == "more":
             steps.append(draw(odd_texts | st.sampled_from(["use", "epochs", "name"])))
         elif change == "less":
             steps.pop()
-        known = [json.dumps(node_at(tree, draw(st.sampled_from(paths)))) for _ in range(2)]
-        made = draw(
-            st.sampled_from(
-                [json.dumps(draw(values)), draw(odd_texts), *known, draw(st.sampled_from(OPTIONS))]
+        equals = draw(st.sampled_from(["=", "=", "=", "=", "=", "=", " = ", "", "=="]))
+        overrides.append(equals.join([".".join(steps), made]))
+    return TEXTS[number], overrides
+
+
+OVERRIDE_CHANGES = ["none"] * 5 + ["value", "value", "odd", "more", "less"]
+
+
+# tables
+
+TABLE_RECIPE = SMALL.replace("age: {", "picture: {kind: file}\n    age: {", 1)
+"""SMALL with a column of files."""
+
+ODD_CELLS = [
+    "", " ", "nan", "NaN", "inf", "-inf", "1e999", "-0", "1,5", "0x10", "1_000", "2024-01-31", "31.12.1999", "12:00", "true",
+    "NULL", "None", "#N/A", "=1+1", "a;b", "a,b", "a\tb", 'a"b', '"', "two\nlines", "cr\rhere", "\x00", "\x1a", "\x1b[2J",
+    "\ufeff", "\u202e", "é", "ß", "日本", "x" * 2000, "9" * 400, "1e38", "1e39", "../../etc/passwd", "http://a/b.png", "/etc/hosts",
+    "a\x00.png", "..", ".", "00.png", "left&right", "red&", "&", "good", "bad", "GOOD", "p0", "left", "right", "50", "-1",
+]  # fmt: skip
+NAMES = ["patient", "picture", "age", "side", "signs", "outcome"]
+odd_cells = st.sampled_from(ODD_CELLS) | st.text(max_size=8)
+
+
+@st.composite
+def rows_of(draw: Any) -> list[list[str]]:
+    """Returns a header and rows: SMALL_TABLE with odd cells, columns and rows here and there."""
+    rows = [line.split(",") for line in SMALL_TABLE.splitlines()]
+    rows = rows[: draw(st.sampled_from([25, 25, 25, 25, 13, 2, 1]))]
+    for _ in range(draw(st.sampled_from([0, 1, 1, 2, 4]))):
+        if rows:
+            change_rows(draw, rows, draw(st.sampled_from(ROW_CHANGES)))
+    return rows
+
+
+ROW_CHANGES = ["cell", "cell", "cell", "name", "ragged", "double", "column", "drop", "shuffle"]
+
+
+def change_rows(draw: Any, rows: list[list[str]], change: str) -> None:
+    at = draw(st.integers(0, len(rows) - 1))
+    if change in ("cell", "name"):
+        row = rows[at] if change == "cell" else rows[0]
+        place = draw(st.integers(0, max(0, len(row) - 1)))
+        row[place : place + 1] = [draw(odd_cells if change == "cell" else odd_cells | st.sampled_from(NAMES))]
+    elif change == "ragged":
+        rows[at][draw(st.integers(0, len(rows[at]))) :] = draw(st.lists(odd_cells, max_size=3))
+    elif change == "double":
+        rows.insert(at, list(rows[at]))
+    elif change == "column":
+        for line, cells in enumerate(rows):
+            cells.append(draw(odd_cells) if line < 3 else "x")
+    elif change == "drop":
+        del rows[at]
+    else:
+        rows[1:] = draw(st.permutations(rows[1:]))
+
+
+def to_csv(rows: list[list[str]], delimiter: str, newline: str, quote: Any) -> str:
+    if quote == csv.QUOTE_NONE:
+        return newline.join(delimiter.join(row) for row in rows)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=newline, quoting=quote)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def spoil(draw: Any, data: bytes) -> bytes:
+    """Returns bytes that are flipped, cut, doubled or spliced here and there."""
+    for _ in range(draw(st.sampled_from([1, 1, 2, 5]))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        to = draw(st.integers(0, max(0, len(data) - 1)))
+        change = draw(st.sampled_from(["flip", "flip", "cut", "splice", "insert", "zero"]))
+        if change == "flip":
+            data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
+        elif change == "cut":
+            data = data[:at]
+        elif change == "splice":
+            data = data[:at] + data[to:]
+        elif change == "insert":
+            data = (
+                data[:at]
+                + draw(st.binary(max_size=8) | st.sampled_from([b"\x00", b'"', b"\xff\xfe", b"\n"]))
+                + data[at:]
             )
-        )
-        overrides.append(
-            draw(st.sampled_from(["=", "=", "=", "=", "=", "=", " = ", "", "=="])).join(
-                [".".join(steps), made]
-            )
-        )
-    return tree, overrides
+        else:
+            data = data[:at] + bytes(min(64, len(data) - at)) + data[at + 64 :]
+    return data
+
+
+ENCODINGS = ["utf-8"] * 8 + ["utf-8-sig"] * 2 + ["utf-16", "utf-32", "latin-1", "cp1252", "cp437"]
+
+
+@st.composite
+def csv_files(draw: Any) -> bytes:
+    """Returns a CSV file of some delimiter and encoding, sometimes with spoiled bytes; or just bytes."""
+    if draw(st.sampled_from([False] * 11 + [True])):
+        return draw(st.binary(max_size=300) | st.just(b"") | st.text(max_size=200).map(str.encode))
+    delimiter = draw(st.sampled_from([",", ",", ",", ";", ";", "\t", "\t", "|"]))
+    quote = draw(st.sampled_from([csv.QUOTE_MINIMAL] * 3 + [csv.QUOTE_ALL] * 2 + [csv.QUOTE_NONE]))
+    text = to_csv(draw(rows_of()), delimiter, draw(st.sampled_from(["\n", "\n", "\r\n", "\r"])), quote)
+    data = text.encode(draw(st.sampled_from(ENCODINGS)), "replace")
+    return spoil(draw, data) if draw(st.sampled_from([False] * 5 + [True])) else data
+
+
+DTYPES = [
+    pl.String, pl.Int8, pl.UInt64, pl.Float32, pl.Float64, pl.Boolean, pl.Date, pl.Datetime("us"), pl.Datetime("ns", "UTC"),
+    pl.Duration("ms"), pl.Time, pl.Binary, pl.Categorical, pl.Enum(["a", "b"]), pl.Decimal(20, 3), pl.List(pl.Int64),
+    pl.Struct({"a": pl.Int64}), pl.Array(pl.Float64, 2), pl.Null,
+]  # fmt: skip
+
+
+@st.composite
+def parquet_files(draw: Any) -> bytes:
+    """Returns a Parquet file some of whose columns hold other types than text, sometimes with spoiled bytes."""
+    rows = [line.split(",") for line in SMALL_TABLE.splitlines()]
+    frame = pl.DataFrame({name: [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])})
+    for name in draw(
+        st.lists(st.sampled_from([*NAMES, "other", " age ", "", "a\nb", "x" * 300]), max_size=2)
+    ):
+        dtype = draw(st.sampled_from(DTYPES))
+        cells = draw(st.lists(polars_cells(dtype), min_size=1, max_size=3))
+        column = [cells[row % len(cells)] for row in range(len(frame))]
+        frame = frame.with_columns(pl.Series(name, column, dtype=dtype, strict=False))
+    frame = frame.head(draw(st.sampled_from([24, 24, 24, 1, 0])))
+    file = io.BytesIO()
+    frame.write_parquet(
+        file, compression=draw(st.sampled_from(["zstd", "snappy", "uncompressed", "lz4", "gzip"]))
+    )
+    data = file.getvalue()
+    return spoil(draw, data) if draw(st.booleans()) else data
+
+
+def polars_cells(dtype: Any) -> st.SearchStrategy[Any]:
+    """Returns cells that a column of a type may hold, and None."""
+    whole = st.integers(0, 127)
+    kinds: dict[Any, st.SearchStrategy[Any]] = {
+        pl.String: odd_cells,
+        pl.Float32: st.floats(width=32),
+        pl.Float64: st.floats(),
+        pl.Boolean: st.booleans(),
+        pl.Date: st.dates(),
+        pl.Datetime: st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1)),
+        pl.Duration: st.timedeltas(),
+        pl.Time: st.times(),
+        pl.Binary: st.binary(max_size=4),
+        pl.Categorical: odd_cells,
+        pl.Enum: st.sampled_from(["a", "b"]),
+        pl.List: st.lists(whole, max_size=2),
+        pl.Struct: st.fixed_dictionaries({"a": whole}),
+        pl.Array: st.lists(st.floats(), min_size=2, max_size=2),
+    }
+    return st.none() | kinds.get(dtype.base_type(), st.none() if dtype == pl.Null else whole)
+
+
+def manifest_of(cells: pl.DataFrame) -> Manifest:
+    """Returns a manifest of bare cells."""
+    names = [f"row{row}" for row in range(1, len(cells) + 1)]
+    return Manifest(names, names, [None] * len(cells), cells, {}, ("good", "bad"), Path())

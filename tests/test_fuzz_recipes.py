@@ -25,7 +25,7 @@ VALIDATOR = jsonschema.Draft7Validator(strategies.SCHEMA)
 SECONDS = 3
 RECIPE, DATA, RESOURCES = 3, 4, 8
 planned = strategies.mutated_trees(strategies.PLANNED_TREES, most=2)
-overridden = strategies.override_lists(strategies.TREES)
+overridden = strategies.override_lists()
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,7 @@ def check_bytes(data, folder):
         assert all(problem.startswith((str(path), "and ")) for problem in found.problems)
 
 
-def check_overrides(tree, overrides, folder):
-    text = dump_yaml(tree)
+def check_overrides(text, overrides, folder):
     answer(lambda: load_text(text, REGISTRY, overrides=overrides, data_root=folder), RECIPE)
 
 

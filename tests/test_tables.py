@@ -328,7 +328,7 @@ def test_an_empty_file_is_no_table(tmp_path, text):
 def test_columns_need_names_of_their_own(tmp_path):
     path = write(tmp_path, ",a,b,a\n1,2,3,4\n")
     assert refusal(path) == (
-        f"{path}: column 1 has no name. Name it in the first line.",
+        f"{path}: column 1 has no name. Name it.",
         f"{path}: column 'a' appears 2 times. Rename or remove all but one.",
     )
 

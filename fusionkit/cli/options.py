@@ -85,7 +85,8 @@ def _type(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "enum" in node or "const" in node:
         return " or ".join(str(value) for value in node.get("enum", [node.get("const")]))
     if "prefixItems" in node:
-        return f"list of {len(node['prefixItems'])} {_type(node['prefixItems'][0], definitions)}s"
+        entry, comma, limits = _type(node["prefixItems"][0], definitions).partition(",")
+        return f"list of {len(node['prefixItems'])} {entry}s{comma}{limits}"
     if node.get("type") == "array" and "items" in node:
         inner = _type(node["items"], definitions)
         return f"list of {inner}" if " or " not in inner else f"list of ({inner})"

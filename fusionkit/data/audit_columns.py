@@ -93,7 +93,7 @@ def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
     texts = [text for text in cells.unique(maintain_order=True).to_list() if text is not None]
     parsed: Mapping[str, Value | str]
     if spec.kind in TABULAR_KINDS:
-        values, _ = parse_texts(name, spec, texts)
+        values = parse_texts(spec, texts)
         parsed = {text: value for text, value in values.items() if value is not None}
     else:
         parsed = {text: text for text in texts if text not in spec.missing}

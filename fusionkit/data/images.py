@@ -8,6 +8,7 @@ import math
 import random
 import re
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def _decode(data: bytes, path: Path, max_pixels: int) -> Image.Image:
         )
     try:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        _turn_upright(image, path)
         return _to_rgb(image, path)
     except (DataError, MemoryError):
         raise
@@ -193,9 +194,23 @@ def _decode(data: bytes, path: Path, max_pixels: int) -> Image.Image:
         raise DataError(f"{path}: the image is truncated or broken ({error}). Fetch it again.") from error
 
 
+def _turn_upright(image: Image.Image, path: Path) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{path}: its EXIF data are broken, so which way is up is not known ({error}). "
+            "Save it without them."
+        ) from error
+
+
 def _open(data: bytes) -> Image.Image:
     """Reads an image's header; `max_pixels` is the limit, so Pillow's process-wide one is set aside."""
     with _OPENING:
+        # of tags that say nothing about pixels; what makes an image unreadable is an error
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import math
+import os
 import random
 import re
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.errors import DataError, RecipeError, suggest
+from fusionkit.errors import DataError, RecipeError, shorten, suggest
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.specs import TABULAR_KINDS, ColumnSpec
 
@@ -33,6 +38,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = torch.finfo(torch.float32).max
 _MEMO_ROWS = 65536
 _SHOWN = 20
+_NO_SINGLE_VALUE = (pl.Binary, pl.Object, pl.Duration)
+_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class TabularInput:
@@ -159,31 +166,44 @@ def parse_cell(name: str, spec: ColumnSpec, text: str | None) -> Value:
     text = (text or "").strip()
     if not text or text in spec.missing:
         return None
+    value = _read_value(spec, text)
+    if value is None:
+        raise DataError(f"{name}: {_why_refused(spec, text)}")
+    return value
+
+
+def _read_value(spec: ColumnSpec, text: str) -> Value:
+    """Returns what a text that is there means, or None where its column does not allow it."""
     if spec.kind == "numeric":
-        return _parse_number(name, spec, text)
-    if spec.kind == "multi":
-        parts = [part.strip() for part in text.split(spec.separator)]
-        return tuple(sorted({_parse_code(name, spec, part) for part in parts}))
-    return _parse_code(name, spec, text)
+        number = _read_number(text)
+        is_inside = not spec.range or (number is not None and spec.range[0] <= number <= spec.range[1])
+        return number if is_inside else None
+    codes = [spec.values.index(part) if part in spec.values else None for part in _parts_of(spec, text)]
+    known = [code for code in codes if code is not None]
+    if len(known) < len(codes):
+        return None
+    return tuple(sorted(set(known))) if spec.kind == "multi" else known[0]
 
 
-def _parse_number(name: str, spec: ColumnSpec, text: str) -> float:
-    number = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if math.isnan(number) or abs(number) > _LARGEST:
-        missing = ", ".join(f"'{word}'" for word in spec.missing if word) or "nothing but an empty cell"
-        raise DataError(f"{name}: not a finite number ('{text}'). Missing is written: {missing}.")
-    if spec.range and not spec.range[0] <= number <= spec.range[1]:
+def _read_number(text: str) -> float | None:
+    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return number if abs(number) <= _LARGEST else None
+
+
+def _parts_of(spec: ColumnSpec, text: str) -> list[str]:
+    return [part.strip() for part in text.split(spec.separator)] if spec.kind == "multi" else [text]
+
+
+def _why_refused(spec: ColumnSpec, text: str) -> str:
+    if spec.kind != "numeric":
+        wrong = next(part for part in _parts_of(spec, text) if part not in spec.values)
+        return f"not an allowed value ('{shorten(wrong)}'). {suggest(wrong, spec.values)}"
+    if spec.range and _read_number(text) is not None:
         unit = f" {spec.unit}" if spec.unit else ""
-        raise DataError(
-            f"{name}: outside its range ('{text}'). Allowed: {spec.range[0]:g} to {spec.range[1]:g}{unit}."
-        )
-    return number
-
-
-def _parse_code(name: str, spec: ColumnSpec, text: str) -> int:
-    if text not in spec.values:
-        raise DataError(f"{name}: not an allowed value ('{text}'). {suggest(text, spec.values)}")
-    return spec.values.index(text)
+        allowed = f"{spec.range[0]:g} to {spec.range[1]:g}{unit}"
+        return f"outside its range ('{shorten(text)}'). Allowed: {allowed}."
+    missing = ", ".join(f"'{word}'" for word in spec.missing if word) or "nothing but an empty cell"
+    return f"not a finite number ('{shorten(text)}'). Missing is written: {missing}."
 
 
 def check_table(manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> list[str]:
@@ -207,7 +227,7 @@ def bad_cells(
     for name, spec in columns.items():
         if spec.kind not in TABULAR_KINDS:
             continue
-        _, reasons = parse_texts(name, spec, manifest.cells[name].drop_nulls().unique().to_list())
+        reasons = _bad_texts(name, spec, manifest.cells[name], limit)
         rows: list[int] = manifest.cells[name].is_in(list(reasons)).arg_true().to_list() if reasons else []
         n_bad += len(rows)
         for row in rows[: max(0, limit - len(problems))]:
@@ -215,16 +235,28 @@ def bad_cells(
     return problems, n_bad
 
 
-def parse_texts(name: str, spec: ColumnSpec, texts: Iterable[str]) -> tuple[dict[str, Value], dict[str, str]]:
-    """Returns the value of each text that is allowed, and for each of the others the reason."""
-    values: dict[str, Value] = {}
-    reasons: dict[str, str] = {}
+def parse_texts(spec: ColumnSpec, texts: Iterable[str]) -> dict[str, Value]:
+    """Returns the value of each text that is allowed, None for those that mean missing."""
+    found: dict[str, Value] = {}
     for text in texts:
-        try:
-            values[text] = parse_cell(name, spec, text)
-        except DataError as error:
-            reasons[text] = error.problems[0]
-    return values, reasons
+        given = text.strip()
+        is_missing = not given or given in spec.missing
+        value = None if is_missing else _read_value(spec, given)
+        if is_missing or value is not None:
+            found[text] = value
+    return found
+
+
+def _bad_texts(name: str, spec: ColumnSpec, cells: pl.Series, limit: int) -> dict[str, str]:
+    """Returns each distinct text that is not allowed, the first ones with the reason."""
+    reasons: dict[str, str] = {}
+    for text in cells.drop_nulls().unique(maintain_order=True).to_list():
+        given = text.strip()
+        if not given or given in spec.missing or _read_value(spec, given) is not None:
+            continue
+        # in the order of rows: those whose reason is shown are among the first
+        reasons[text] = f"{name}: {_why_refused(spec, given)}" if len(reasons) < limit else ""
+    return reasons
 
 
 def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
@@ -238,7 +270,11 @@ def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
         DataError: There is no such file, or it is no table: empty, ragged, unnamed or repeated columns.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        is_there = path.is_file()  # and no device, which may have no end
+    except OSError as error:
+        raise DataError(f"{path}: the table cannot be read ({error.strerror}). Check its name.") from None
+    if not is_there:
         raise DataError(f"{path}: there is no such table. Check its name and the folder of the data.")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -254,18 +290,37 @@ def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}). Write it again.") from None
-    nested = [
-        name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype in (pl.Binary, pl.Object)
-    ]
+        with _panics_unseen():
+            frame = pl.read_parquet(path)
+    # a panic of polars, which hostile bytes can cause, is no Exception
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = shorten(" ".join(str(error).split()), 200)
+        raise DataError(f"{path}: not a whole Parquet file ({reason}). Write it again.") from None
+    names = [name.strip() for name in frame.columns]
+    _check_header(path, names)
+    frame.columns = names
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype in _NO_SINGLE_VALUE]
     if nested:
-        raise DataError(
-            f"{path}: cells that are no single value (columns: {', '.join(nested)}). Write them as text."
-        )
+        shown = ", ".join(map(shorten, nested[:_SHOWN]))
+        raise DataError(f"{path}: cells that are no single value (columns: {shown}). Write them as text.")
     # a NaN in a column of floats is how other tools write an empty cell
     return frame.with_columns(pl.selectors.float().fill_nan(None)).cast(pl.String)
+
+
+@contextlib.contextmanager
+def _panics_unseen() -> Iterator[None]:
+    """Keeps the report of a panic, which goes straight to standard error, off the screen."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as report:
+        os.dup2(report.fileno(), 2)
+        try:
+            yield
+            report.seek(0)
+            os.write(kept, report.read())  # no panic: what was said is for the reader
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
@@ -309,11 +364,7 @@ def _sniff(path: Path, text: str) -> str:
 def _check_header(path: Path, header: list[str]) -> None:
     if not header:
         raise DataError(f"{path}: the table is empty. Its first line names the columns.")
-    problems = [
-        f"{path}: column {i} has no name. Name it in the first line."
-        for i, name in enumerate(header, 1)
-        if not name
-    ]
+    problems = [f"{path}: column {i} has no name. Name it." for i, name in enumerate(header, 1) if not name]
     twice = sorted({name for name in header if name and header.count(name) > 1})
     problems += [
         f"{path}: column '{name}' appears {header.count(name)} times. Rename or remove all but one."
@@ -325,6 +376,11 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _decode(path: Path, encoding: Encoding) -> str:
     data = path.read_bytes()
+    if data.startswith(_MARKS):
+        raise DataError(f"{path}: UTF-16 or UTF-32 text, by its first bytes. Save the table as UTF-8.")
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise DataError(f"{path}: line {line}: a NUL character, so this is no text. Save the table as UTF-8.")
     try:
         return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:

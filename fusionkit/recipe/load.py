@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -216,9 +217,14 @@ def _check_shape(tree: dict[str, Any], findings: Findings) -> _Shape:
         return _Shape(repaired, None, doubtful)
 
 
+@functools.cache
+def _stage_adapter() -> TypeAdapter[Stage]:
+    return TypeAdapter(Stage)
+
+
 def _read_stages(tree: dict[str, Any]) -> dict[int, Stage]:
     """Returns the stages that can be read, by position."""
-    adapter: TypeAdapter[Stage] = TypeAdapter(Stage)
+    adapter = _stage_adapter()
     stages = {}
     written = tree.get("stages")
     for index, node in enumerate(written if isinstance(written, list) else []):

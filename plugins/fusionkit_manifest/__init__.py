@@ -71,7 +71,7 @@ class ManifestOptions(ComponentConfig):
             problems.append(f"`classes` gives {named} to more than one class")
         try:
             re.compile(self.subject_pattern or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             problems.append(f"`subject_pattern` is no regular expression ({error})")
         if problems:
             raise ValueError("; ".join(problems))

@@ -122,12 +122,15 @@ def _outcomes(
         return [None] * len(table)
     class_of = {text: name for name, texts in config.classes.items() for text in texts}
     cells = table[column]
-    for text in sorted(set(cells.drop_nulls().unique().to_list()) - set(class_of)):
+    unknown = sorted(set(cells.drop_nulls().unique().to_list()) - set(class_of))
+    for text in unknown[:_SHOWN]:
         rows = _name_rows(samples.filter(cells.eq_missing(text)))
         problems.append(
             f"{where}: {column}: '{text}' is no class ({rows}). "
             f"Name it under `classes`, or leave its rows out with `drop`. {suggest(text, class_of)}"
         )
+    if len(unknown) > _SHOWN:
+        problems.append(f"{where}: {column}: and {len(unknown) - _SHOWN} more texts that are no class.")
     return [None if text is None else class_of.get(text) for text in cells.to_list()]
 
 

@@ -94,7 +94,7 @@ def _read_csv(path: Path, columns: Mapping[str, str], encoding: str) -> pl.DataF
         )
     try:
         frame = pl.read_csv(path, infer_schema=False, encoding=encoding)
-    except (pl.exceptions.PolarsError, UnicodeError, LookupError) as error:
+    except (pl.exceptions.PolarsError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as CSV in {encoding} ({reason}). Set `encoding`.") from None
     lacking = [column for column in columns.values() if column not in frame.columns]

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from fusionkit import ColumnSpec, DataError, Manifest, RecipeError, SourceContext
+from fusionkit import ColumnSpec, DataError, Manifest, RecipeError, SourceContext, read_table
 from fusionkit_manifest import ManifestOptions, fusionkit_components
 from fusionkit_manifest.schema_file import read_schema
 
@@ -264,7 +264,11 @@ def test_a_schema_file_says_the_same_as_columns(tmp_path):
             ],
         ),
         ("a: &x {kind: file}\nb: *x\n", [": aliases (*) are not read. Write each column out."]),
-        ("a: [\n", [": not YAML (while parsing"]),
+        ("a: [\n", [":2: not valid YAML (did not find expected node content). Mend it."]),
+        ("a: {kind: \x07}\n", [": not valid YAML (a character that no text file holds). Mend it."]),
+        ("? [a]\n: b\n", [":1: a key is a word, not a list or a mapping."]),
+        ("a: " + "[" * 500, [": nested more than 20 deep. A schema file needs 3 levels."]),
+        ("# " + "x" * (1 << 20), [": larger than 1 MiB. This is no schema file."]),
         ("- a\n", [": the file: Input should be a valid dictionary."]),
         ("{}\n", [": the schema file is empty. It maps each column to its kind."]),
         ("a: !!python/object:os.system {kind: fil}\n", [": a.kind: Input should be 'file'"]),
@@ -277,6 +281,36 @@ def test_a_wrong_schema_file(tmp_path, text, problems):
     assert len(error.value.problems) == len(problems)
     for given, expected in zip(error.value.problems, problems, strict=True):
         assert given.startswith(f"{path}{expected}")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/stdin"])
+def test_a_device_is_no_schema_file(name):
+    with pytest.raises(DataError) as error:
+        read_schema(Path(name))
+    assert str(error.value) == (
+        f"{name}: there is no such schema file. Check `schema_file` and the data root."
+    )
+
+
+def test_a_schema_file_that_is_no_text(tmp_path):
+    path = tmp_path / "schema.yaml"
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(DataError) as error:
+        read_schema(path)
+    assert str(error.value) == f"{path}: not UTF-8 text (byte 3). Save it as UTF-8."
+
+
+@pytest.mark.parametrize("option", ["table", "images", "schema_file"])
+def test_a_path_has_no_nul(option):
+    with pytest.raises(ValidationError, match="a path has no NUL character"):
+        options(**{option: "a\0.csv"})
+
+
+def test_a_path_that_is_too_long_is_no_table(tmp_path):
+    long = tmp_path / ("x" * 300 + ".csv")
+    with pytest.raises(DataError) as error:
+        read_table(long)
+    assert str(error.value) == f"{long}: the table cannot be read (File name too long). Check its name."
 
 
 def test_an_absent_schema_file(tmp_path):

@@ -140,6 +140,13 @@ def test_an_absent_file_and_absent_columns_of_the_other_are_told_at_once(tmp_pat
     )
 
 
+def test_an_encoding_that_is_no_name_is_a_data_error(tmp_path):
+    write(tmp_path)
+    with pytest.raises(DataError) as error:
+        read(tmp_path, encoding="\0")
+    assert all("cannot be read as CSV in \\x00 (" in problem for problem in error.value.problems)
+
+
 def test_a_file_that_is_no_csv_of_that_encoding_is_a_data_error(tmp_path):
     write(tmp_path)
     (tmp_path / "pathoemr/index.csv").write_bytes(
