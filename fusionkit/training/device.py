@@ -52,7 +52,7 @@ class Device:
     def move(self, raw: Any) -> Any:
         """Moves a raw batch there, its containers too; to a GPU from pinned memory, without waiting for it.
 
-        It may be called in the thread that reads ahead: all threads queue on one stream of the device, so what
+        The thread that reads ahead may call it: all threads queue on one stream of the device, so that what
         computes with the batch comes after its copy.
         """
         if isinstance(raw, Tensor):
