@@ -267,7 +267,7 @@ class Feed:
                 "features", {"modality": modality, "done": done, "total": total}
             ),
             training=training,
-            move=experiment.to_device,
+            pin=experiment.device.pin,
         )
 
     def _of(self, modality: str, units: Units) -> Units:
@@ -291,17 +291,17 @@ class Feed:
                 keys = reader.feature_keys(self._of(name, here), training=training)
                 inputs, start = experiment.table(name, self.origins[f"{name}.encoder"]).gather(keys), 1
             else:
-                inputs, start = reader.read(here, training=training), 0
+                inputs, start = experiment.device.pin(reader.read(here, training=training)), 0
             mask = torch.from_numpy(present).to(experiment.device.torch)
             batch[name] = ModalityBatch(experiment.to_device(inputs), mask, start)
         return batch
 
 
 def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> Tensor:
-    """Returns a frozen encoder's features of a raw batch on the device, (n, d) in fp32."""
+    """Returns a frozen encoder's features of a raw batch, (n, d) in fp32."""
     encoder = experiment.module(f"{modality}.encoder", origin)
     with torch.inference_mode(), experiment.device.autocast():
-        features = encoder(raw)
+        features = encoder(experiment.to_device(raw))
     return check_features(f"{modality}.encoder", encoder, features).float()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -229,11 +230,12 @@ def _describe_input(spec: InputSpec, step: Step) -> dict[str, Any]:
 def _digest_rows(experiment: Experiment, rows: Sequence[int], modalities: Sequence[str]) -> str:
     manifest = experiment.manifest
     readers = [experiment.reader(name) for name in modalities]
-    lines: list[Any] = []
-    for row in rows:
+    digest = hashlib.sha256()
+    for row in rows:  # one by one: as one value, the rows of a large cohort would fill the memory
         keys = [key.hex() if (key := reader.key(row)) else None for reader in readers]
-        lines.append([manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], keys])
-    return address_of(lines)
+        line = [manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], keys]
+        digest.update(bytes.fromhex(address_of(line)))
+    return digest.hexdigest()
 
 
 def run_steps(experiment: Experiment, plan: Plan) -> int:
