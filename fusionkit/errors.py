@@ -62,6 +62,20 @@ class ResourceError(FusionkitError):
     exit_code = 8
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Says whether an error means that memory is full: Python's own, or torch's on any device."""
+    words = ("allocate", "out of memory")  # torch's, on a CPU and on a GPU
+    is_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or is_torch
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Returns an error's type and text in one line, for the brackets of a message."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= limit else text[:limit] + " ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """Returns the hint for an unknown name: the nearest known one, and what is known."""
     names = sorted(set(known))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fusionkit import __version__
 from fusionkit.errors import DataError, IntegrityError
 from fusionkit.recipe.load import LoadedRecipe, load_text
 from fusionkit.registry import Registry
@@ -69,6 +70,7 @@ def write_model(folder: Path, experiment: Experiment, members: Sequence[Member])
         "format": FORMAT,
         "classes": list(manifest.classes),
         "simulated": manifest.is_simulated,
+        "fusionkit": __version__,
         "device": experiment.device.identity(),
         "plugins": _used_plugins(loaded),
         "columns": _declared_columns(loaded),
@@ -138,8 +140,12 @@ class LearnedRun:
 
     def changes(self, device: Device) -> list[str]:
         """Returns what may move a probability a little: device, versions that are not those of the run."""
-        then = {**self.index["device"], **self.index["plugins"]}
-        now = {**device.identity(), **_used_plugins(self.loaded)}
+        then = {
+            "fusionkit": self.index.get("fusionkit", "unknown"),
+            **self.index["device"],
+            **self.index["plugins"],
+        }
+        now = {"fusionkit": __version__, **device.identity(), **_used_plugins(self.loaded)}
         return [
             f"{name} {then.get(name, 'none')}, now {now.get(name, 'none')}"
             for name in {**then, **now}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -11,7 +12,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from fusionkit.errors import PluginError
+from fusionkit.errors import FusionkitError, PluginError, is_out_of_memory, one_line
 from fusionkit.recipe.checks import learns
 from fusionkit.recipe.components import resolve_files
 from fusionkit.recipe.load import LoadedRecipe, PartPlan
@@ -64,6 +65,29 @@ class ModalityBatch:
     present: Tensor
     start: int = 0
 
+    def take(self, part: slice) -> ModalityBatch | None:
+        """Returns some rows of the batch; None where its inputs have no rows that could be told apart."""
+        before, here = int(self.present[: part.start].sum()), int(self.present[part].sum())
+        if not isinstance(self.inputs, Tensor) or len(self.inputs) != int(self.present.sum()):
+            return None
+        return ModalityBatch(self.inputs[before : before + here], self.present[part], self.start)
+
+
+@contextmanager
+def calling(path: str, method: str = "forward") -> Iterator[None]:
+    """Names the part in whatever a plugin's own code raises inside; the cause is kept for the log."""
+    try:
+        yield
+    except (FusionkitError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        # the training loop knows what to do about these two
+        if is_out_of_memory(error) or "more than 1 value per channel" in str(error):
+            raise
+        raise PluginError(
+            f"{path}: `{method}` fails ({one_line(error)}). Mend the plugin, or look at its options."
+        ) from error
+
 
 class FusionModel(nn.Module):
     """Runs each modality's chain on its present rows, scales, zeroes absent rows, and fuses.
@@ -91,17 +115,26 @@ class FusionModel(nn.Module):
         self.in_precision = dict(in_precision)
         self.dims = dict(dims)
 
+    def walk(self, modality: str, inputs: Any, start: int = 0) -> Iterator[tuple[str, Tensor]]:
+        """Yields a modality's features after each part of its chain from `start` on, in fp32."""
+        n_rows = None
+        for kind, part in list(cast(nn.ModuleDict, self.chains[modality]).items())[start:]:
+            path = f"{modality}.{kind}"
+            with calling(path):
+                if kind == "encoder" and modality in self.in_precision:
+                    with self.in_precision[modality]():
+                        inputs = part(inputs)
+                    inputs = to_fp32(inputs)
+                else:
+                    inputs = part(inputs)
+            inputs = check_features(path, part, inputs, n_rows)
+            n_rows = len(inputs)
+            yield path, inputs
+
     def features(self, modality: str, inputs: Any, start: int = 0) -> Tensor:
         """Returns a modality's features from `start` of its chain on, (n present, d), in fp32."""
-        parts = list(cast(nn.ModuleDict, self.chains[modality]).items())
-        for kind, part in parts[start:]:
-            if kind == "encoder" and modality in self.in_precision:
-                with self.in_precision[modality]():
-                    inputs = part(inputs)
-                inputs = inputs.float()
-            else:
-                inputs = part(inputs)
-            check_features(f"{modality}.{kind}", part, inputs)
+        for _, values in self.walk(modality, inputs, start):
+            inputs = values
         return cast(Tensor, inputs)
 
     def forward(self, batch: Mapping[str, ModalityBatch]) -> Tensor:
@@ -110,21 +143,26 @@ class FusionModel(nn.Module):
         for modality, part in batch.items():
             here = part.present
             dense = torch.zeros(len(here), self.dims[modality], device=here.device)
-            if bool(here.all()):
-                dense = self.features(modality, part.inputs, part.start)
-            elif bool(here.any()):
-                dense = dense.index_put(
-                    (here.nonzero().squeeze(1),), self.features(modality, part.inputs, part.start)
-                )
+            if bool(here.any()):
+                found = self.features(modality, part.inputs, part.start)
+                if len(found) != int(here.sum()):
+                    raise PluginError(
+                        f"{modality}.encoder: gives {len(found)} rows of features for {int(here.sum())}. "
+                        "Mend the plugin."
+                    )
+                is_whole = len(found) == len(here)
+                dense = found if is_whole else dense.index_put((here.nonzero().squeeze(1),), found)
             features[modality], present[modality] = dense, here
-        logits = self.head(features, present)
+        with calling("head"):
+            logits = self.head(features, present)
         n_rows = len(next(iter(present.values())))
-        if not isinstance(logits, Tensor) or logits.shape != (n_rows, self.output_dim):
-            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        is_right = isinstance(logits, Tensor) and logits.shape == (n_rows, self.output_dim)
+        if not is_right or not logits.is_floating_point():
             raise PluginError(
-                f"head: gives {given}, and ({n_rows}, {self.output_dim}) is due. Mend the plugin."
+                f"head: gives {describe(logits)}, and ({n_rows}, {self.output_dim}) floats are due. "
+                "Mend the plugin."
             )
-        return logits
+        return cast(Tensor, logits)
 
 
 def seed_of(seed: int, *parts: str | int) -> int:
@@ -182,15 +220,20 @@ class PartFactory:
     def _build(self, plan: PartPlan) -> nn.Module:
         config = resolve_files(plan.config, self.data_root)
         card = cast(Any, plan.card)
+        given: tuple[Any, ...]
         if plan.path == "head":
-            dims = {name: self.dim(name) for name in self.loaded.recipe.modalities}
-            return _checked(card.build(config, dims, self.output_dim), plan)
-        modality = cast(str, plan.modality)
-        if plan.path.endswith(".encoder"):
+            given = {name: self.dim(name) for name in self.loaded.recipe.modalities}, self.output_dim
+        elif plan.path.endswith(".encoder"):
             schema = self.loaded.source.schema
-            columns: dict[str, ColumnSpec] = {name: schema[name] for name in self.loaded.columns[modality]}
-            return _checked(card.build(config, columns), plan)
-        return _checked(card.build(config, self.output_dim_of(f"{modality}.encoder")), plan)
+            columns: dict[str, ColumnSpec] = {
+                name: schema[name] for name in self.loaded.columns[cast(str, plan.modality)]
+            }
+            given = (columns,)
+        else:
+            given = (self.output_dim_of(f"{plan.modality}.encoder"),)
+        with calling(plan.path, f"build of {plan.use}"):
+            module = card.build(config, *given)
+        return _checked(module, plan)
 
     def output_dim_of(self, path: str) -> int:
         """Returns the width of a part's output."""
@@ -229,15 +272,24 @@ def _checked(module: Any, plan: PartPlan) -> nn.Module:
     return module
 
 
-def check_features(path: str, part: nn.Module, features: Any) -> Tensor:
-    """Returns a part's output if it is (n, output_dim) floats; raises PluginError otherwise."""
+def check_features(path: str, part: nn.Module, features: Any, n_rows: int | None = None) -> Tensor:
+    """Returns a part's output if it is (n, output_dim) float32 values; raises PluginError otherwise."""
     dim = getattr(part, "output_dim", None)
-    is_right = isinstance(features, Tensor) and features.ndim == 2 and features.is_floating_point()
-    if is_right and dim in (None, features.shape[1]):
+    is_right = isinstance(features, Tensor) and features.ndim == 2 and features.dtype == torch.float32
+    if is_right and dim in (None, features.shape[1]) and n_rows in (None, len(features)):
         return cast(Tensor, features)
-    given = (
-        f"{features.dtype} {tuple(features.shape)}"
-        if isinstance(features, Tensor)
-        else type(features).__name__
-    )
-    raise PluginError(f"{path}: gives {given}, and (n, {dim or 'd'}) floats are due. Mend the plugin.")
+    due = f"({'n' if n_rows is None else n_rows}, {dim or 'd'}) float32"
+    raise PluginError(f"{path}: gives {describe(features)}, and {due} is due. Mend the plugin.")
+
+
+def to_fp32(features: Any) -> Any:
+    """Returns what an encoder gives in its own precision as float32; what is no float is left as it is."""
+    is_float = isinstance(features, Tensor) and features.is_floating_point()
+    return features.float() if is_float else features
+
+
+def describe(value: Any) -> str:
+    """Returns shape and type of a value, for the brackets of a message."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -30,6 +30,8 @@ from fusionkit.specs import (
 )
 
 CardT = TypeVar("CardT", bound=Spec)
+_NAMED: set[str] = set()
+"""Import names of the files that `-p` named, in this process: one of them may be loaded from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ class Registry:
     Args:
         plugins: The plugins that loaded, by name.
         broken: The plugins that did not, by name, with the reason.
+        replaced: The installed plugins that others, named by `-p`, stand in for; by name, with `-p`'s word.
     """
 
     plugins: dict[str, Plugin] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.GROUP))
     _cards: dict[tuple[str, str], list[tuple[Spec, Plugin]]] = field(default_factory=dict)
 
@@ -68,12 +72,21 @@ class Registry:
 
     @classmethod
     def discover(cls, extra: Sequence[str] = ()) -> Registry:
-        """Loads every installed plugin and those that `-p` names; a broken one never stops the others."""
+        """Loads every installed plugin and those that `-p` names; a broken one never stops the others.
+
+        One that `-p` names stands in for an installed plugin of the same import name: who works on a plugin
+        tries a copy of it.
+        """
         registry = cls()
-        for entry in sorted(entry_points(group=hookspecs.GROUP), key=lambda entry: entry.name):
-            registry._load(entry.name, entry)
-        for name in extra:
+        installed = sorted(entry_points(group=hookspecs.GROUP), key=lambda entry: entry.name)
+        for name in dict.fromkeys(extra):
             registry._load(name, None)
+        named = {plugin.package: plugin.name for plugin in registry.plugins.values()}
+        for entry in installed:
+            if entry.module in named:
+                registry.replaced[entry.name] = named[entry.module]
+            else:
+                registry._load(entry.name, entry)
         return registry
 
     def _load(self, name: str, entry: EntryPoint | None) -> None:
@@ -92,6 +105,7 @@ class Registry:
 
     def add(self, name: str, module: Any, version: str = "0") -> None:
         """Registers one plugin module; raises PluginError, and keeps nothing, if it breaks the contract."""
+        self._check_names(name, getattr(module, "__name__", name))
         self.manager.register(module, name=name)
         try:
             # a misspelt hook would otherwise be silently ignored
@@ -119,6 +133,13 @@ class Registry:
         self.plugins[name] = plugin
         for card in cards:
             self._cards.setdefault((kind_of(card), card.name), []).append((card, plugin))
+
+    def _check_names(self, name: str, package: str) -> None:
+        for other in self.plugins.values():
+            if other.name == name:
+                raise PluginError(f"plugin {name}: another plugin has this name. Uninstall one of them.")
+            if other.package == package:
+                raise PluginError(f"plugin {name}: {other.name} has its import name ({package}). Rename one.")
 
     def names(self, kind: str) -> list[str]:
         """Returns the known names of a kind: source, encoder, raiser or head."""
@@ -196,9 +217,16 @@ def _import_named(name: str) -> ModuleType:
     )
     if spec is None or spec.loader is None or not file.exists():
         raise PluginError(f"-p {name}: there is no such plugin file.")
+    if module_name in sys.stdlib_module_names or (loaded is not None and module_name not in _NAMED):
+        raise PluginError(f"-p {name}: a module of that name is there already. Rename the file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]  # a half-made module must not look like a whole one
+        raise
+    _NAMED.add(module_name)
     return module
 
 

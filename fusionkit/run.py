@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
 from fusionkit.store import Store, resource_error, write_atomic
 from fusionkit.task import Classification
+from fusionkit.training.checks import warn_of_one_class, warn_of_parts
 from fusionkit.training.device import choose_device, describe_machine
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
 from fusionkit.training.stages import Plan, plan_steps, run_steps
@@ -163,12 +165,18 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
                 registry.notify(name, data)
             tell(name, data)
 
-        _write_start(folder, loaded, registry)
-        prepared = prepare(loaded, places, note)
-        write_split(folder / "split.csv", prepared)
-        predictions, members, computed = _compute(prepared, note)
-        report = _report(loaded, prepared, predictions)
-        _write_end(folder, prepared, predictions, report, members)
+        try:
+            _write_start(folder, loaded, registry)
+            prepared = prepare(loaded, places, note)
+            write_split(folder / "split.csv", prepared)
+            predictions, members, computed = _compute(prepared, note)
+            report = _report(loaded, prepared, predictions, members)
+            _write_end(folder, prepared, predictions, report, members)
+        except Exception as error:
+            # a message is one sentence; what a plugin's author needs stands here
+            trace = traceback.format_exception(error)
+            note("run_failed", {"error": str(error), "traceback": "".join(trace)})
+            raise
         note("run_finished", {"folder": str(folder), "computed": computed})
     _point_latest(folder)
     return RunResult(folder, report, computed)
@@ -255,7 +263,10 @@ def _fold_predictions(
 
 
 def _report(
-    loaded: LoadedRecipe, prepared: Prepared, predictions: Mapping[str, Sequence[FoldPredictions]]
+    loaded: LoadedRecipe,
+    prepared: Prepared,
+    predictions: Mapping[str, Sequence[FoldPredictions]],
+    members: Sequence[Member],
 ) -> dict[str, Any]:
     recipe, manifest = loaded.recipe, prepared.main.manifest
     report = build_report(
@@ -267,6 +278,9 @@ def _report(
         is_simulated=manifest.is_simulated,
         unit=getattr(recipe.split, "unit", "subject"),
     )
+    learned = {origin.address for m in members for origin in m.origins.values() if origin.is_learned}
+    report["warnings"] += warn_of_one_class(prepared.main, prepared.folds)
+    report["warnings"] += warn_of_parts(prepared.main.store, learned)
     blank = _n_blank(prepared)
     if blank:
         report["warnings"].append(f"{blank} tested samples have no modality at all; no figure counts them.")

@@ -218,6 +218,10 @@ class Store:
         """Returns an artefact, or None where it is not there or does not verify."""
         return read_artefact(self.artefact_path(address)) if self.has(address) else None
 
+    def metadata(self, address: str) -> Mapping[str, Any]:
+        """Returns an artefact's metadata, from its header alone; `has` must have said that it verifies."""
+        return _peek(self.artefact_path(address))
+
 
 def to_bytes(artefact: Artefact) -> bytes:
     """Returns an artefact as safetensors, metadata in the header."""

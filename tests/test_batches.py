@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +21,6 @@ from fusionkit.data.batches import (
     draw_seed,
     epoch_order,
     make_units,
-    prefetch,
     read_ahead,
 )
 from fusionkit.errors import DataError, PluginError
@@ -339,67 +335,7 @@ def test_a_record_with_views_is_read_in_the_view_of_its_unit(manifest, kind):
     assert torch.equal(reader.read(make_units([10], 1), training=False), record)
 
 
-# reading ahead
-
-
-def n_threads() -> int:
-    return len(threading.enumerate())
-
-
-@given(st.lists(st.integers(), max_size=20), st.integers(1, 4))
-def test_prefetch_keeps_the_order(items, depth):
-    assert list(prefetch(items, depth)) == items
-
-
-def test_prefetch_works_ahead_but_no_further_than_its_depth():
-    made = []
-
-    def make() -> Iterator[int]:
-        for number in range(10):
-            made.append(number)
-            yield number
-
-    ahead = prefetch(make(), depth=2)
-    assert next(ahead) == 0
-    time.sleep(0.05)
-    assert 2 <= len(made) <= 4
-    ahead.close()
-
-
-def test_prefetch_passes_exceptions_on_after_what_came_before_and_ends_its_thread():
-    def fail() -> Iterator[int]:
-        yield 1
-        raise DataError("row 2: broken (x).")
-
-    before, ahead = n_threads(), prefetch(fail())
-    assert next(ahead) == 1
-    with pytest.raises(DataError, match="row 2: broken"):
-        next(ahead)
-    assert n_threads() == before
-
-
-def test_prefetch_ends_its_thread_when_nobody_wants_more():
-    def endless() -> Iterator[int]:
-        number = 0
-        while True:
-            yield (number := number + 1)
-
-    before = n_threads()
-    ahead = prefetch(endless())
-    assert next(ahead) == 1
-    assert n_threads() == before + 1
-    ahead.close()
-    assert n_threads() == before
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_prefetch_passes_even_interrupts_on(error):
-    def fail() -> Iterator[int]:
-        raise error
-        yield 1
-
-    with pytest.raises(type(error)):
-        list(prefetch(fail()))
+# workers and contracts
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

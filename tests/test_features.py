@@ -223,7 +223,10 @@ def test_features_that_are_not_finite_are_the_plugins_mistake(tmp_path, reader, 
     table = FeatureTable(Store(tmp_path), "p")
     with pytest.raises(PluginError) as error:
         ensure(table, reader, make_units([1], 1), lambda raw: torch.full((len(raw), 2), value))
-    assert str(error.value) == ("image.encoder: its features are not finite. Mend the plugin or the weights.")
+    assert str(error.value) == (
+        "image.encoder: its features are not finite for sample sample01 (subject subject00). "
+        "Mend the plugin or the weights."
+    )
     assert table.missing(reader.feature_keys(make_units([1], 1), training=True)).tolist() == [0]
 
 

@@ -354,16 +354,17 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (torch.zeros(4, 3), "torch.float32 (4, 3)"),
-        (torch.zeros(4), "torch.float32 (4,)"),
-        (torch.zeros(4, 2, dtype=torch.int64), "torch.int64 (4, 2)"),
+        (torch.zeros(4, 3), "(4, 3) float32"),
+        (torch.zeros(4), "(4,) float32"),
+        (torch.zeros(4, 2, dtype=torch.int64), "(4, 2) int64"),
+        (torch.zeros(4, 2, dtype=torch.float64), "(4, 2) float64"),
         ("text", "str"),
     ],
 )
 def test_features_of_another_shape_name_the_part(given, said):
     with pytest.raises(PluginError) as caught:
         check_features("image.encoder", Wrong(), given)
-    assert str(caught.value) == f"image.encoder: gives {said}, and (n, 2) floats are due. Mend the plugin."
+    assert str(caught.value) == f"image.encoder: gives {said}, and (n, 2) float32 is due. Mend the plugin."
 
 
 def test_features_of_the_right_shape_pass():
@@ -376,5 +377,7 @@ def test_a_head_of_another_width_is_named():
     model.output_dim = 2
     batch = {"image": ModalityBatch(torch.rand(3, 4), torch.ones(3, dtype=torch.bool))}
     batch["record"] = ModalityBatch(torch.rand(3, 2), torch.ones(3, dtype=torch.bool))
-    with pytest.raises(PluginError, match=r"^head: gives \(3, 5\), and \(3, 2\) is due\. Mend the plugin\.$"):
+    with pytest.raises(
+        PluginError, match=r"^head: gives \(3, 5\) float32, and \(3, 2\) floats are due\. Mend the"
+    ):
         model(batch)

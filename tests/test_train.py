@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fusionkit.errors import TrainingError
+from fusionkit.errors import PluginError, ResourceError, TrainingError
 from fusionkit.model import seed_of, state_digest
 from fusionkit.recipe.schema import LoopOptions
 from fusionkit.store import Store
@@ -256,6 +256,7 @@ def test_a_part_whose_path_begins_with_anothers_resumes_and_restores_its_best(tm
 def test_checkpoints_are_seldom_and_deleted_when_asked(tmp_path, monkeypatch):
     store = Store(tmp_path)
     bench = make_bench()
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 1e9)
     bench.run(store)
     assert not (tmp_path / "checkpoints").exists()
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1.0)
@@ -340,7 +341,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_clip": 1.0}])
-def test_weights_that_the_last_batch_has_spoilt_are_not_saved(tmp_path, monkeypatch, options):
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_a_weight(tmp_path, monkeypatch, options):
     """The loss is finite, its gradient is not."""
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1.0)
 
@@ -351,11 +352,195 @@ def test_weights_that_the_last_batch_has_spoilt_are_not_saved(tmp_path, monkeypa
     bench.job = Job(**{**vars(bench.job), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
     with pytest.raises(TrainingError) as error:
         bench.run(Store(tmp_path))
+    rows = ", ".join(f"sample {i}" for i in order_of(0)[0].tolist())
+    assert str(error.value) == (
+        f"stage fuse: the gradient of head is not finite in epoch 1, batch 1: {rows}. "
+        "Lower the learning rate, or look at these rows."
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert bench.digests() == {path: state_digest(module) for path, module in make_modules().items()}
+
+
+def test_gradients_that_are_finite_each_and_overflow_together_are_no_mistake(tmp_path):
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        return 3e38 * bench.modules["head"][1].weight.sum()
+
+    bench = make_bench(loss=loss, epochs=1)
+    bench.run(Store(tmp_path))
+    assert all(bool(torch.isfinite(p).all()) for m in bench.modules.values() for p in m.parameters())
+
+
+def test_weights_that_the_last_step_has_spoilt_are_not_saved(tmp_path, monkeypatch):
+    """Loss and gradient are finite, the step is not, and no further batch would show it."""
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1.0)
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        return 1e30 * bench.modules["head"][1].weight.sum()
+
+    bench = make_bench(loss=loss, epochs=1, optimizer="sgd", learning_rate=1e30)
+    bench.job = Job(**{**vars(bench.job), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
+    with pytest.raises(TrainingError) as error:
+        bench.run(Store(tmp_path))
     assert str(error.value) == (
         "stage fuse: the weights of head are not finite after epoch 1. "
         "Lower the learning rate, or set gradient_clip."
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_known_of_values_that_are_not_finite_is_said(tmp_path):
+    bench = make_bench(loss=lambda index, generator: bench.modules["head"][1].weight.sum() * math.nan)
+    bench.job = Job(**{**vars(bench.job), "explain": lambda index: f"Rows: {len(index)}. "})
+    with pytest.raises(TrainingError, match=r"sample 14\. Rows: 6\. Lower the learning rate, or look"):
+        bench.run(Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [
+        (lambda weight: weight, "shape (2, 4)"),
+        (lambda weight: 3.0, "float"),
+        (lambda weight: weight.detach().sum(), "no parameter has a part in it"),
+    ],
+)
+def test_a_loss_that_is_no_differentiable_scalar_is_the_plugins_mistake(tmp_path, value, given):
+    bench = make_bench(loss=lambda index, generator: value(bench.modules["head"][1].weight))
+    with pytest.raises(PluginError) as error:
+        bench.run(Store(tmp_path))
+    assert str(error.value) == (
+        f"stage fuse: the loss is no scalar that can be differentiated ({given}). Mend the plugin."
+    )
+
+
+def test_batch_normalisation_on_one_row_is_one_sentence(tmp_path):
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        return norm(torch.ones(len(index), 4)).sum()
+
+    norm = nn.BatchNorm1d(4)
+    bench = make_bench(loss=loss, batch_size=1)
+    one = {"modules": {"head": norm}, "batches": lambda epoch: [order_of(epoch)[0][:1]], "n_batches": 1}
+    bench.job = Job(**{**vars(bench.job), **one})
+    with pytest.raises(TrainingError) as error:
+        bench.run(Store(tmp_path))
+    assert str(error.value) == (
+        "stage fuse: batch normalisation cannot learn from one row alone (epoch 1, batch 1: sample "
+        f"{int(order_of(0)[0][0])}). Use a larger batch_size, or parts without it."
+    )
+
+
+# memory
+
+
+def full_above(rows: int, error: BaseException, job: Job) -> Job:
+    """Lets the loss of more rows than some run out of memory after part of the work is done."""
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        value = job.loss(index, generator)
+        if len(index) > rows:
+            value.backward()
+            raise error
+        return value
+
+    return Job(**{**vars(job), "loss": loss})
+
+
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    MemoryError(),
+)
+
+
+def make_plain_bench(**options: Any) -> Bench:
+    """Without dropout, noise and batch normalisation, whose parts are not those of the whole."""
+    modules = {"head": nn.Sequential(nn.Flatten(), nn.Linear(108, 8), nn.Tanh(), nn.Linear(8, 2))}
+    torch.manual_seed(3)
+    for layer in (modules["head"][1], modules["head"][3]):
+        layer.reset_parameters()
+    weights = torch.linspace(0.1, 2.0, N_ROWS)
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        each = nn.functional.cross_entropy(modules["head"](IMAGES[index]), TARGETS[index], reduction="none")
+        return (each * weights[index]).mean()
+
+    bench = make_bench(loss=loss, **options)
+    return Bench(modules, Job(**{**vars(bench.job), "modules": modules}))
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(("rows", "parts"), [(5, 2), (3, 2), (2, 4), (1, 6)])
+def test_where_memory_is_full_parts_of_a_batch_teach_what_the_batch_would(tmp_path, error, rows, parts):
+    """Batches of 6, 6, 6 and 2 rows: parts of unequal size weigh as many rows as they have."""
+    whole = make_plain_bench(gradient_clip=0.5)
+    expected = whole.run(Store(tmp_path / "whole"))
+    cut = make_plain_bench(gradient_clip=0.5)
+    cut.job = full_above(rows, error, cut.job)
+    history = cut.run(Store(tmp_path / "cut"))
+    for mine, other in zip(cut.modules["head"].parameters(), whole.modules["head"].parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+    assert [record["loss"] for record in history] == pytest.approx([r["loss"] for r in expected], rel=1e-5)
+    assert [record["parts"] for record in history] == [parts] * 5
+    assert "parts" not in expected[0]
+    told = [data for name, data in cut.told if name == "memory_full"]
+    assert told[-1]["parts"] == parts
+    assert (told[0]["where"], told[0]["rows"], told[0]["parts"]) == ("stage fuse", 6, 2)
+    assert len(told) <= 3, "what memory asks for is remembered"
+
+
+def test_memory_that_is_full_for_one_row_is_an_error_of_the_machine(tmp_path):
+    bench = make_plain_bench()
+    bench.job = full_above(0, FULL[0], bench.job)
+    with pytest.raises(ResourceError) as error:
+        bench.run(Store(tmp_path))
+    assert str(error.value) == (
+        "stage fuse: memory is full even for one row at a time (OutOfMemoryError: CUDA out of memory. Tried "
+        "to allocate 2.00 GiB.). Use smaller inputs, narrower layers or another device."
+    )
+    assert error.value.exit_code == 8
+
+
+def test_batch_normalisation_keeps_two_rows_in_every_part(tmp_path):
+    sizes = []
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        sizes.append(len(index))
+        return logits_of(bench.modules, index).square().mean()
+
+    bench = make_bench(loss=loss, epochs=1)
+    bench.job = full_above(2, FULL[0], bench.job)
+    bench.run(Store(tmp_path))
+    assert sizes == [6, 3, *[2, 2, 2] * 3, 2]
+    bench = make_bench(loss=loss, epochs=1)
+    bench.job = full_above(1, FULL[0], bench.job)
+    with pytest.raises(ResourceError, match="even for 2 rows, the fewest that can be taken, at a time"):
+        bench.run(Store(tmp_path))
+
+
+def test_another_runtime_error_is_no_full_memory(tmp_path):
+    bench = make_plain_bench()
+    bench.job = full_above(3, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), bench.job)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        bench.run(Store(tmp_path))
+
+
+def test_stopped_and_resumed_it_goes_on_in_parts(tmp_path, monkeypatch):
+    """Dropout draws by part, so the first batch after a stop must be cut as it was."""
+
+    def make(stop_after: int | None) -> Bench:
+        bench = make_bench()
+        bench.job = full_above(3, FULL[1], bench.job)
+        bench.stop_after = stop_after
+        return bench
+
+    straight = make(None)
+    straight.run(Store(tmp_path / "straight"))
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        make(3).run(Store(tmp_path / "store"))
+    resumed = make(None)
+    resumed.run(Store(tmp_path / "store"))
+    assert [data for name, data in resumed.told if name == "memory_full"] == []
+    assert resumed.digests() == straight.digests()
 
 
 def test_a_validation_loss_that_is_not_finite_stops(tmp_path):

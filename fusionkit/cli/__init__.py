@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fusionkit.cli.session import Session
-from fusionkit.errors import FusionkitError, PluginError, ResourceError
+from fusionkit.errors import FusionkitError, PluginError, ResourceError, is_out_of_memory
 
 COMMANDS = {
     "run": "run",
@@ -121,12 +121,10 @@ def _call(arguments: Sequence[str] | None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except FusionkitError as error:
         return _report(error)
-    except MemoryError:
-        return _report(ResourceError("memory is full. Ask for smaller batches or fewer workers."))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
-        if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's word for no memory
+        if is_out_of_memory(error):
             return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
         traceback.print_exc()
         print(

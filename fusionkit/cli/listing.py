@@ -47,7 +47,8 @@ def _as_json(registry: Registry, kinds: list[str]) -> str:
         for kind in kinds
         for card, plugin in registry.cards(kind)
     ]
-    return json.dumps({"components": components, "broken": registry.broken}, indent=2)
+    found = {"components": components, "broken": registry.broken, "replaced": registry.replaced}
+    return json.dumps(found, indent=2)
 
 
 def _as_table(registry: Registry, kinds: list[str]) -> str:
@@ -68,4 +69,7 @@ def _as_table(registry: Registry, kinds: list[str]) -> str:
     for name, reason in registry.broken.items():
         problem = f"broken: plugin {name} ({reason})"
         lines += textwrap.wrap(problem, width, subsequent_indent="  ", break_on_hyphens=False)
+    for name, by in registry.replaced.items():
+        note = f"replaced: installed plugin {name}, by -p {by}"
+        lines += textwrap.wrap(note, width, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines)

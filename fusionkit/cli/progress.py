@@ -51,7 +51,16 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
     if name == "part_skipped":
         return f"{data['stage']}: {data['part']} has nothing to learn, skipped"
+    if name == "memory_full":
+        return f"{data['where']}: memory is full, batches are computed in {data['parts']} parts"
+    if name == "still_reading":
+        where = f"sample {data['sample']} (subject {data['subject']}): {data['cells']}"
+        return f"{data['modality']}: still reading {where}, for {data['seconds']} s; Ctrl-C ends the run"
     return None
+
+
+ALWAYS = ("reading", "memory_full", "still_reading")
+"""What is told in every fold, and on a terminal as a line of its own where it is not the bar's label."""
 
 
 class _Lines:
@@ -71,7 +80,7 @@ class _Lines:
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         # of many folds, only the first speaks at length
-        if line and (is_due or not self.folds or self.folds.startswith("fold 1 ") or name == "reading"):
+        if line and (is_due or not self.folds or self.folds.startswith("fold 1 ") or name in ALWAYS):
             print(self.folds + line, file=sys.stderr, flush=True)
             self.spoken = time.monotonic()
 
@@ -93,6 +102,8 @@ class _Live:
             self.bar.update(self.folds, completed=data["fold"] - 1)
         elif name == "reading":
             self._show(f"reading {data['source']}", 0, None)
+        elif name in ALWAYS:
+            self.bar.console.print(describe(name, data), markup=False, highlight=False)
         elif name == "stage_started":
             self.stage = f"{data.get('model', '')} {data['stage']}: {', '.join(data['parts'])}".lstrip()
             self._show(self.stage, 0, None)

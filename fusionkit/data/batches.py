@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,14 +14,17 @@ from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.tables import TabularInput
-from fusionkit.errors import DataError, PluginError
+from fusionkit.data.threads import map_in_threads
+from fusionkit.errors import DataError, FusionkitError, PluginError, is_out_of_memory, one_line
 from fusionkit.interfaces import Cut, InputSpec
 from fusionkit.specs import TABULAR_KINDS
 
 ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 BLOCK = 2048
 """Units that are shuffled and read together when a row has many, so that a row is decoded once per epoch."""
-
+SLOW_SECONDS = 30.0
+"""When a read that is not done is told; then each time that it has taken twice as long."""
 
 SPEC_MEMBERS = ("columns", "draws", "identity", "views", "is_random", "content_key", "load", "collate")
 KEY_BYTES = 32
@@ -95,20 +96,43 @@ def _shape(units: Units) -> tuple[int, int]:
     return n_rows, max(1, len(units) // max(1, n_rows))
 
 
+def cut_batches(n_rows: int, size: int) -> list[slice]:
+    """Returns the batches of an epoch that learns; a last batch of a single row joins the one before.
+
+    Batch normalisation cannot learn from one row, and one row alone would steer a whole step. Batches of one
+    that are asked for (`size` 1), and a single row in all, stay as they are.
+    """
+    starts = list(range(0, n_rows, size))
+    if size > 1 and n_rows > size and n_rows % size == 1:
+        starts.pop()
+    return [
+        slice(start, stop) for start, stop in zip(starts, [*starts[1:], n_rows], strict=True) if n_rows > 0
+    ]
+
+
 def read_ahead(
-    units: Units, size: int, readers: Sequence[ModalityReader], *, training: bool
+    units: Units, size: int, readers: Sequence[ModalityReader], *, training: bool, learning: bool = False
 ) -> Iterator[Units]:
-    """Yields batches of units; where a row has many, readers have read a block of rows, each once, before."""
+    """Yields batches of units; where a row has many, readers have read a block of rows, each once, before.
+
+    Args:
+        units: What to read, in order.
+        size: Units per batch.
+        readers: Who reads them.
+        training: Whether they are training views.
+        learning: Whether batches are cut by `cut_batches`.
+    """
     per_row = _shape(units)[1]
     block, ready = max(1, BLOCK // per_row) * per_row, 0
     for reader in readers:
         reader.forget()
-    for start in range(0, len(units), size):
-        while per_row > 1 and ready < min(start + size, len(units)):
+    plain = [slice(start, start + size) for start in range(0, len(units), size)]
+    for part in cut_batches(len(units), size) if learning else plain:
+        while per_row > 1 and ready < min(part.stop, len(units)):
             for reader in readers:
                 reader.prepare(units.take(slice(ready, ready + block)), training=training)
             ready += block
-        yield units.take(slice(start, start + size))
+        yield units.take(part)
 
 
 class ModalityReader:
@@ -120,17 +144,26 @@ class ModalityReader:
         spec: How cells become a tensor.
         seed: What every draw derives from.
         workers: How many threads read rows side by side; 0 for none. No result depends on it.
+        tell: Is told `still_reading`.
     """
 
-    def __init__(self, name: str, manifest: Manifest, spec: InputSpec, seed: int, workers: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        manifest: Manifest,
+        spec: InputSpec,
+        seed: int,
+        workers: int = 0,
+        tell: Callable[[str, Mapping[str, Any]], None] = lambda name, data: None,
+    ) -> None:
         lacking = [member for member in SPEC_MEMBERS if not hasattr(spec, member)]
         if lacking:
             raise PluginError(
                 f"{name}.encoder: {type(spec).__name__} lacks {', '.join(lacking)} (an InputSpec). Mend it."
             )
         self.name, self.manifest, self.spec, self.seed = name, manifest, spec, seed
-        # threads suffice: decoding and resizing let go of the interpreter lock
-        self._pool = ThreadPoolExecutor(workers, initializer=_leave_cores) if workers else None
+        self.workers, self.tell = workers, tell
+        self._reading: dict[int, tuple[float, float]] = {}
         # arrays, not dictionaries: a cohort of a million rows must fit
         self._keys = np.zeros(len(manifest), dtype=Keys)
         self._state = np.zeros(len(manifest), dtype=np.uint8)
@@ -155,10 +188,11 @@ class ModalityReader:
     def key(self, row: int) -> bytes | None:
         """Returns a row's content key, None where the modality is absent."""
         if self._state[row] == _UNKNOWN:
-            try:
-                key = self.spec.content_key(self.manifest.cells_of(row, self.spec.columns))
-            except DataError as error:
-                raise self._at(row, error) from None
+            key = self._call(
+                row,
+                "content_key",
+                lambda: self.spec.content_key(self.manifest.cells_of(row, self.spec.columns)),
+            )
             if key is not None and not (isinstance(key, bytes) and len(key) == KEY_BYTES):
                 raise PluginError(
                     f"{self.name}.encoder: content_key gives {type(key).__name__}, and {KEY_BYTES} bytes or "
@@ -224,8 +258,9 @@ class ModalityReader:
         for index, row in enumerate(units.rows):
             if items[index] is None:
                 by_row.setdefault(int(row), []).append(index)
-        each = self._pool.map if self._pool else map
-        loaded = each(lambda row: self._load(row, [cuts[i] for i in by_row[row]]), by_row)
+        loaded = map_in_threads(
+            lambda row: self._load(row, [cuts[i] for i in by_row[row]]), list(by_row), self.workers
+        )
         for indices, found in zip(by_row.values(), loaded, strict=True):
             for index, item in zip(indices, found, strict=True):
                 items[index] = item
@@ -246,13 +281,59 @@ class ModalityReader:
         return self._items[row]
 
     def _load(self, row: int, cuts: Sequence[Cut]) -> list[Any]:
+        now = time.monotonic()
+        self._reading[row] = now, now + SLOW_SECONDS
         try:
-            return self.spec.load(self.manifest.cells_of(row, self.spec.columns), cuts)
-        except DataError as error:
-            raise self._at(row, error) from None
+            return self._call(
+                row,
+                "load",
+                lambda: self.spec.load(self.manifest.cells_of(row, self.spec.columns), cuts),
+            )
+        finally:
+            self._reading.pop(row, None)
 
-    def _at(self, row: int, error: DataError) -> DataError:
-        return DataError([f"{self.manifest.where(row)}: {problem}" for problem in error.problems])
+    def _call(self, row: int, method: str, call: Callable[[], ResultT]) -> ResultT:
+        """Calls the input spec for a row, and names the row in whatever it raises."""
+        try:
+            return call()
+        except DataError as error:
+            where = self.manifest.where(row)
+            raise DataError([f"{where}: {problem}" for problem in error.problems]) from error
+        except (FusionkitError, KeyboardInterrupt):
+            raise
+        except OSError as error:
+            raise DataError(
+                f"{self.manifest.where(row)}: {self._cells(row)}: cannot be read ({one_line(error)}). "
+                "Check the file and its rights."
+            ) from error
+        except BaseException as error:  # a plugin may raise anything, SystemExit included
+            if is_out_of_memory(error):
+                raise
+            raise PluginError(
+                f"{self.name}.encoder: `{method}` of {type(self.spec).__name__} fails on "
+                f"{self.manifest.where(row)}: {self._cells(row)} ({one_line(error)}). "
+                "Mend the plugin, or look at this row."
+            ) from error
+
+    def _cells(self, row: int) -> str:
+        """Names what a row's cells hold: the path of a file, or the text."""
+        cells = [str(self.manifest.cells[name][row])[:80] for name in self.spec.columns]
+        return ", ".join(cells[:3]) + (", ..." if len(cells) > 3 else "")
+
+    def tell_slow(self) -> None:
+        """Tells `still_reading` for every row whose read takes long: a slow disk is waited for, not ended."""
+        now = time.monotonic()
+        for row, (since, due) in list(self._reading.items()):
+            if now >= due:
+                # unless it has just been done
+                if row in self._reading:
+                    self._reading[row] = since, now + (now - since)
+                what = {"sample": self.manifest.samples[row], "subject": self.manifest.subjects[row]}
+                seconds = round(now - since)
+                self.tell(
+                    "still_reading",
+                    {"modality": self.name, **what, "cells": self._cells(row), "seconds": seconds},
+                )
 
 
 def _marks(units: Units, training: bool) -> list[tuple[int, int, int, bool]]:
@@ -267,50 +348,3 @@ def draw_seed(seed: int, key: bytes, view: str, draw: int) -> int:
     """Returns hash(seed, content key, view, draw), 63 bits: no result depends on who computes it, or when."""
     text = b"%d\0%s\0%s\0%d" % (seed, key, view.encode(), draw)
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-
-
-_Entry = tuple[Any, BaseException | None]
-_END: Any = object()
-
-
-def prefetch(items: Iterable[ItemT], depth: int = 2) -> Iterator[ItemT]:
-    """Yields the items in order while a thread makes the next ones; its exceptions come through."""
-    waiting: queue.Queue[_Entry] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, waiting, stop), daemon=True)
-    thread.start()
-    try:
-        while (entry := waiting.get())[0] is not _END:
-            yield entry[0]
-        if entry[1] is not None:
-            raise entry[1]
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _fill(items: Iterable[Any], waiting: queue.Queue[_Entry], stop: threading.Event) -> None:
-    error = None
-    try:
-        _leave_cores()
-        for item in items:
-            if not _put((item, None), waiting, stop):
-                return
-    except BaseException as raised:
-        error = raised
-    _put((_END, error), waiting, stop)
-
-
-def _leave_cores() -> None:
-    """Keeps torch to one core in a thread that reads: a team of its own would stop those that compute."""
-    torch.set_num_threads(1)  # of this thread, and of those that start later; not of those that run
-
-
-def _put(entry: _Entry, waiting: queue.Queue[_Entry], stop: threading.Event) -> bool:
-    while not stop.is_set():
-        try:
-            waiting.put(entry, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False

@@ -81,7 +81,9 @@ def _plan(
         for inner, sentence in explain(error, card.config, options, f"option of {use}"):
             findings.add((*path, *inner), sentence)
         return None
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
         findings.add_plugin(
             path, f"plugin {plugin.name} fails to check the options of {use} ({_reason(error)})."
         )
@@ -110,7 +112,7 @@ def _find(
     return None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
@@ -140,7 +142,9 @@ def build_source(plan: PartPlan, data_root: Path, findings: Findings) -> Source 
             findings.add(("source",), problem)
     except FusionkitError as error:
         findings.others.append(error)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         findings.add_plugin(
             ("source", "use"), f"plugin {plan.plugin.name} fails to build {plan.use} ({_reason(error)})."
         )

@@ -16,13 +16,23 @@ from fusionkit.data.digests import file_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
 from fusionkit.interfaces import Encoder
-from fusionkit.model import SCALE_VERSION, FusionModel, ModalityBatch, PartFactory, check_features
+from fusionkit.model import (
+    SCALE_VERSION,
+    FusionModel,
+    ModalityBatch,
+    PartFactory,
+    calling,
+    check_features,
+    to_fp32,
+)
 from fusionkit.recipe.components import PartPlan, data_files
 from fusionkit.specs import TABULAR_KINDS, ImageOptions
 from fusionkit.store import Artefact, Store
 from fusionkit.task import Classification
+from fusionkit.training.checks import check_alone, check_finite
 from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, prefix_address
+from fusionkit.training.memory import Portions, count_rows, take_rows
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 N_SHARED_MODULES = 24
@@ -55,6 +65,8 @@ class Shared:
     readers: dict[str, ModalityReader] = field(default_factory=dict)
     tables: dict[str, FeatureTable] = field(default_factory=dict)
     skipped: set[tuple[str, str]] = field(default_factory=set)
+    checked: set[tuple[tuple[str, ...], ...]] = field(default_factory=set)
+    portions: dict[str, Portions] = field(default_factory=dict)
     artefacts: Callable[[str], Artefact | None] | None = None
 
 
@@ -94,7 +106,7 @@ class Experiment:
             )
             workers = self.factory.loaded.recipe.training.workers
             self.shared.readers[modality] = ModalityReader(
-                modality, self.manifest, encoder.input_spec, seed, workers
+                modality, self.manifest, encoder.input_spec, seed, workers, self.tell
             )
         return self.shared.readers[modality]
 
@@ -188,6 +200,23 @@ class Experiment:
         if prefix not in self.shared.tables:
             self.shared.tables[prefix] = FeatureTable(self.store, prefix)
         return self.shared.tables[prefix]
+
+    def portions(self, work: str) -> Portions:
+        """Returns what cuts the batches of one kind of work without learning, for a whole run."""
+        return self.shared.portions.setdefault(work, Portions(work, self.tell))
+
+    def in_portions(self, work: str, raw: Any, compute: Callable[[Any], Tensor]) -> Tensor:
+        """Computes (n, d) of a raw batch on the device, in parts where memory is full."""
+        n_rows = count_rows(raw)
+        if n_rows is None:  # its rows cannot be told apart
+            return self.portions(work).run(1, lambda part: compute(self.to_device(raw)))[0]
+
+        def compute_part(part: slice) -> Tensor:
+            is_whole = part.stop - part.start == n_rows
+            return compute(self.to_device(raw if is_whole else take_rows(raw, part)))
+
+        parts = self.portions(work).run(n_rows, compute_part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def to_device(self, raw: Any) -> Any:
         """Moves a raw batch to the device."""
@@ -299,10 +328,20 @@ class Feed:
 
 def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> Tensor:
     """Returns a frozen encoder's features of a raw batch, (n, d) in fp32."""
-    encoder = experiment.module(f"{modality}.encoder", origin)
-    with torch.inference_mode(), experiment.device.autocast():
-        features = encoder(experiment.to_device(raw))
-    return check_features(f"{modality}.encoder", encoder, features).float()
+    path = f"{modality}.encoder"
+    encoder = experiment.module(path, origin)
+
+    def compute(inputs: Any) -> Tensor:
+        with torch.inference_mode(), experiment.device.autocast(), calling(path):
+            features = encoder(inputs)
+        return check_features(path, encoder, to_fp32(features))
+
+    def encode_rows(some: Any) -> Tensor:
+        return experiment.in_portions(f"features of {modality}", some, compute)
+
+    values = encode_rows(raw)
+    check_alone(experiment, path, values, raw, encode_rows)
+    return values
 
 
 def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Units) -> Iterator[Any]:
@@ -326,5 +365,7 @@ def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Uni
                 inputs = experiment.to_device(reader.read(part, training=True))
             for name in before[1 if is_stored else 0 :]:
                 module = experiment.module(name, origins[name])
-                inputs = check_features(name, module, module(inputs))
+                with calling(name):
+                    inputs = module(inputs)
+                check_finite(experiment, origins, name, check_features(name, module, inputs), part.rows)
         yield inputs

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from fusionkit.data.batches import KEY_BYTES, ModalityReader, Units, prefetch, read_ahead
+from fusionkit.data.batches import KEY_BYTES, ModalityReader, Units, read_ahead
+from fusionkit.data.threads import prefetch
 from fusionkit.errors import PluginError
 from fusionkit.store import Store, address_of
 
@@ -194,8 +195,9 @@ def ensure_features(
         parts = read_ahead(units.take(missing), BATCH, [reader], training=training)
         done = 0
         try:
-            for raw in prefetch(pin(reader.read(part, training=training)) for part in parts):
-                values = _checked(encode(raw), reader.name)
+            batches = ((part, pin(reader.read(part, training=training))) for part in parts)
+            for part, raw in prefetch(batches, look=reader.tell_slow):
+                values = _checked(encode(raw), reader, part)
                 table.add(keys[missing[done : done + len(values)]], values)
                 done += len(values)
                 tell(done, len(missing))
@@ -205,7 +207,12 @@ def ensure_features(
     return done
 
 
-def _checked(values: Tensor, modality: str) -> Tensor:
-    if not bool(torch.isfinite(values).all()):
-        raise PluginError(f"{modality}.encoder: its features are not finite. Mend the plugin or the weights.")
+def _checked(values: Tensor, reader: ModalityReader, part: Units) -> Tensor:
+    path = f"{reader.name}.encoder"
+    if len(values) != len(part):
+        raise PluginError(f"{path}: gives {len(values)} rows of features for {len(part)}. Mend the plugin.")
+    is_bad = ~torch.isfinite(values).all(1)
+    if bool(is_bad.any()):
+        where = reader.manifest.where(int(part.rows[int(is_bad.nonzero()[0])]))
+        raise PluginError(f"{path}: its features are not finite for {where}. Mend the plugin or the weights.")
     return values

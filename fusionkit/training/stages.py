@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fusionkit.data.batches import Units, make_units
+from fusionkit.data.batches import Units, cut_batches, make_units
 from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, PluginError
 from fusionkit.interfaces import Fittable, InputSpec, SelfSupervised
-from fusionkit.model import seed_of, state_digest
+from fusionkit.model import calling, seed_of, state_digest
 from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
 from fusionkit.store import FORMAT, Artefact, address_of
@@ -294,13 +294,24 @@ def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> No
     targets = torch.from_numpy(
         experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows])
     )
-    before = state_digest(cast(nn.Module, module))
-    module.fit(inputs, targets, seed=step.seed)
+    before, shapes = state_digest(cast(nn.Module, module)), _shapes(module)
+    with calling(path, "fit"):
+        module.fit(inputs, targets, seed=step.seed)
+    if _shapes(module) != shapes:
+        raise PluginError(
+            f"{path}: `fit` changes a width or a shape, which is known when a part is built. Mend the plugin."
+        )
     if not path.endswith(".scale") and state_digest(cast(nn.Module, module)) == before:
         raise PluginError(
             f"{path}: `fit` changed nothing in state_dict(), so nothing of it would be kept. "
             "Keep all that is learned in parameters or buffers."
         )
+
+
+def _shapes(module: Any) -> dict[str, Any]:
+    """Returns what `fit` must not change: the width of the result, and the shapes of all that is kept."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    return {"output_dim": getattr(module, "output_dim", None), **shapes}
 
 
 def _all_inputs(experiment: Experiment, step: Step, units: Units) -> Any:
@@ -316,17 +327,22 @@ def _fit_self_supervised(
     units = make_units(step.rows, 1, 0)
     select = _selector(experiment, step, units)
     rows = np.asarray(step.rows)
-    n_batches = -(-len(rows) // stage.batch_size)
+    parts = cut_batches(len(rows), stage.batch_size)
 
     def batches(epoch: int) -> list[NDArray[np.int64]]:
         order = np.random.Generator(np.random.PCG64([step.seed, epoch])).permutation(len(rows))
-        return [order[start : start + stage.batch_size] for start in range(0, len(rows), stage.batch_size)]
+        return [order[part] for part in parts]
+
+    def loss(index: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        inputs = select(index)
+        with calling(path, "loss"):
+            return cast(Tensor, cast(Any, module).loss(inputs, generator))
 
     job = Job(
         modules={path: module},
         batches=batches,
-        n_batches=n_batches,
-        loss=lambda index, generator: cast(Any, module).loss(select(index), generator),
+        n_batches=len(parts),
+        loss=loss,
         name_of=lambda index: ", ".join(experiment.manifest.where(int(row)) for row in rows[index][:8]),
         options=stage,
         seed=step.seed,

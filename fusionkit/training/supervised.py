@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,9 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
-from fusionkit.data.batches import ModalityReader, Units, epoch_order, make_units, prefetch, read_ahead
-from fusionkit.model import ModalityBatch, seed_of
+from fusionkit.data.batches import ModalityReader, Units, cut_batches, epoch_order, make_units, read_ahead
+from fusionkit.data.threads import prefetch
+from fusionkit.errors import PluginError
+from fusionkit.model import FusionModel, ModalityBatch, calling, check_features, describe, seed_of, to_fp32
 from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
+from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.experiment import Experiment, Feed, Origin
 from fusionkit.training.features import ensure_features
 from fusionkit.training.train import Job, run_loop
@@ -84,11 +88,30 @@ def pretraining_logits(
     experiment: Experiment, modality: str, encoder: Any, classifier: nn.Module, raw: Any
 ) -> Tensor:
     """Returns a temporary classifier's logits of a raw batch, (n, output_dim)."""
-    compute = getattr(encoder, "pretraining_features", encoder)
-    if experiment.reader(modality).is_stored:
-        with experiment.device.autocast():
-            return cast(Tensor, classifier(compute(raw)).float())
-    return cast(Tensor, classifier(compute(raw)))
+    is_stored = experiment.reader(modality).is_stored
+    with experiment.device.autocast() if is_stored else nullcontext():
+        features = pretraining_features(modality, encoder, raw)
+        return cast(Tensor, classifier(features).float())
+
+
+def pretraining_features(modality: str, encoder: Any, raw: Any) -> Tensor:
+    """Returns what a pretrain stage classifies, (n, d) or (n, d, height, width); checks its width."""
+    path, method = f"{modality}.encoder", "pretraining_features"
+    if not hasattr(encoder, method):
+        with calling(path):
+            features = encoder(raw)
+        check_features(path, encoder, to_fp32(features))
+        return cast(Tensor, features)
+    with calling(path, method):
+        features = encoder.pretraining_features(raw)
+    dim = getattr(encoder, "pretraining_dim", encoder.output_dim)
+    is_right = isinstance(features, Tensor) and features.ndim in (2, 4) and features.shape[1] == dim
+    if not is_right or not features.is_floating_point():
+        raise PluginError(
+            f"{path}: `{method}` gives {describe(features)}, and (n, {dim}) or (n, {dim}, height, width) "
+            "floats are due. Mend the plugin."
+        )
+    return cast(Tensor, features)
 
 
 def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequence[int]) -> dict[int, float]:
@@ -120,9 +143,10 @@ class _Supervised:
         stored: Sequence[str],
         raw: Sequence[ModalityReader],
         n_views: tuple[int, int],
+        find: Callable[[Any], tuple[str, NDArray[Any]] | None],
     ) -> None:
         self.experiment, self.options, self.step = experiment, options, step
-        self.read, self.logits, self.raw = read, logits, raw
+        self.read, self.logits, self.raw, self.find = read, logits, raw, find
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
         self.validation = make_units(step.validation, n_views[1])
@@ -132,12 +156,28 @@ class _Supervised:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         order = epoch_order(self.units, self.step.seed, epoch, in_blocks=bool(self.raw))
-        made: Iterable[Batch] = self._batches(order, self.options.batch_size, True)
-        return prefetch(made) if self.raw else iter(made)
+        return self._batches(order, self.options.batch_size, True)
 
     def _batches(self, units: Units, size: int, training: bool) -> Iterator[Batch]:
-        for part in read_ahead(units, size, self.raw, training=training):
-            yield part, self.read(part, training)
+        parts = read_ahead(units, size, self.raw, training=training, learning=training)
+        made = ((part, self.read(part, training)) for part in parts)
+        return prefetch(made, look=self._look) if self.raw else made
+
+    def _look(self) -> None:
+        for reader in self.raw:
+            reader.tell_slow()
+
+    def take(self, batch: Batch, part: slice, training: bool = True) -> Batch:
+        """Returns some rows of a batch; read again where its inputs have no rows that can be told apart."""
+        units, inputs = batch
+        some = units.take(part)
+        taken: Any = None
+        if isinstance(inputs, Tensor):
+            taken = inputs[part] if len(inputs) == len(units) else None
+        elif isinstance(inputs, dict) and all(isinstance(m, ModalityBatch) for m in inputs.values()):
+            taken = {name: modality.take(part) for name, modality in inputs.items()}
+            taken = None if None in taken.values() else taken
+        return some, self.read(some, training) if taken is None else taken
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         units, inputs = batch
@@ -156,12 +196,29 @@ class _Supervised:
         total = 0.0
         size = RAW_EVAL_BATCH if self.raw else EVAL_BATCH
         with torch.no_grad():
-            for units, inputs in self._batches(self.validation, size, False):
+            for batch in self._batches(self.validation, size, False):
+                units = batch[0]
                 ones = torch.ones(len(units), device=self.experiment.device.torch)
-                total += float(
-                    self.experiment.task.loss(self.logits(inputs), self._targets(units), ones)
-                ) * len(units)
+                logits = self._validation_logits(batch)
+                total += float(self.experiment.task.loss(logits, self._targets(units), ones)) * len(units)
         return total / len(self.validation)
+
+    def _validation_logits(self, batch: Batch) -> Tensor:
+        n_rows = len(batch[0])
+
+        def compute(part: slice) -> Tensor:
+            is_whole = part.stop - part.start == n_rows
+            return self.logits((batch if is_whole else self.take(batch, part, False))[1])
+
+        return torch.cat(self.experiment.portions("validation").run(n_rows, compute))
+
+    def explain(self, batch: Batch) -> str:
+        """Says which part gives values that are not finite, and for which rows of a batch."""
+        found = self.find(batch[1])
+        if found is None:
+            return ""
+        rows = name_rows(self.experiment, batch[0].rows[found[1]])
+        return f"{found[0]} gives values that are not finite for {rows}. "
 
     def run(self, modules: dict[str, nn.Module]) -> Result:
         manifest, options = self.experiment.manifest, self.options
@@ -169,7 +226,7 @@ class _Supervised:
         job = Job(
             modules=modules,
             batches=self.batches,
-            n_batches=-(-len(self.units) // options.batch_size),
+            n_batches=len(cut_batches(len(self.units), options.batch_size)),
             loss=self.loss,
             name_of=lambda batch: ", ".join(manifest.where(int(row)) for row in batch[0].rows[:8]),
             options=options,
@@ -178,6 +235,9 @@ class _Supervised:
             device=self.experiment.device.torch,
             validate=self.validate if stops_early else None,
             patience=options.early_stopping,
+            n_rows_of=lambda batch: len(batch[0]),
+            take=self.take,
+            explain=self.explain,
         )
         history = run_loop(job, self.experiment.store, self.step.address, self.experiment.tell)
         state = {
@@ -193,6 +253,12 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
     reader = experiment.reader(modality)
     encoder = experiment.fresh(path, step.used[path])
     classifier = build_classifier(experiment, stage, encoder, step.used[path].seed)
+
+    def find(raw: Any) -> tuple[str, NDArray[Any]] | None:
+        with torch.no_grad():
+            is_bad = ~torch.isfinite(pretraining_features(modality, encoder, raw)).flatten(1).all(1)
+        return (path, is_bad.nonzero().squeeze(1).cpu().numpy()) if bool(is_bad.any()) else None
+
     loop = _Supervised(
         experiment,
         stage,
@@ -204,6 +270,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
         stored=(),
         raw=[reader] if reader.is_stored else [],
         n_views=(reader.n_views(training=True), reader.n_views(training=False)),
+        find=find,
     )
     return loop.run({path: encoder, f"{path}.classifier": classifier})
 
@@ -228,6 +295,7 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
         stored=feed.stored,
         raw=raw,
         n_views=(experiment.n_views(training=True), experiment.n_views(training=False)),
+        find=lambda batch: find_not_finite(experiment, model, batch),
     )
     feed.ensure(loop.units, training=True)
     if len(loop.validation):
@@ -249,12 +317,28 @@ def predict_logits(
     any_present = np.zeros(len(units), dtype=bool)
     for name in experiment.modalities:
         any_present |= experiment.reader(name).present(units.rows)
-    index = np.flatnonzero(any_present)
+    everyone = np.flatnonzero(any_present)
+
+    def make(index: NDArray[np.int64]) -> dict[str, ModalityBatch]:
+        return feed.batch(units.take(index), training=False)
+
     with torch.inference_mode():
-        for start in range(0, len(index), EVAL_BATCH):
-            part = index[start : start + EVAL_BATCH]
-            out[part] = model(feed.batch(units.take(part), training=False)).float().cpu().numpy()
+        for start in range(0, len(everyone), EVAL_BATCH):
+            index = everyone[start : start + EVAL_BATCH]
+            logits = _predict_part(experiment, model, make, index)
+            if not bool(torch.isfinite(logits).all()):
+                path, bad = find_not_finite(experiment, model, make(index)) or ("head", np.arange(len(index)))
+                raise not_finite(experiment, origins, path, units.rows[index[bad]])
+            check_model_alone(experiment, model, make, index, logits)
+            out[index] = logits.cpu().numpy()
     return out.reshape(len(rows), n_views, experiment.task.output_dim)
+
+
+def _predict_part(
+    experiment: Experiment, model: FusionModel, make: Callable[..., Any], index: NDArray[np.int64]
+) -> Tensor:
+    parts = experiment.portions("prediction").run(len(index), lambda part: model(make(index[part])).float())
+    return torch.cat(parts)
 
 
 def predict_pretrained(
@@ -274,11 +358,12 @@ def predict_pretrained(
         classifier = build_classifier(experiment, stage, encoder, origin.seed)
         experiment.restore(classifier, f"{stage.pretrain}.classifier", origin)
 
-        def compute(raw: Any) -> Tensor:
+        def compute_part(raw: Any) -> Tensor:
             with torch.inference_mode():
-                return pretraining_logits(
-                    experiment, modality, encoder, classifier, experiment.to_device(raw)
-                )
+                return pretraining_logits(experiment, modality, encoder, classifier, raw)
+
+        def compute(raw: Any) -> Tensor:
+            return experiment.in_portions(f"pretrained {modality}", raw, compute_part)
 
         tell = experiment.tell
         ensure_features(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fusionkit.errors import TrainingError
+from fusionkit.errors import PluginError, TrainingError
 from fusionkit.model import seed_of
 from fusionkit.recipe.schema import LoopOptions
 from fusionkit.store import Artefact, Store, read_artefact, to_bytes
+from fusionkit.training.memory import Portions, fewest_rows
 
-LOOP_VERSION = 2
+LOOP_VERSION = 3
 """Part of every address: raised when the loop would give other numbers."""
 CHECKPOINT_SECONDS = 5.0
 
@@ -31,6 +33,8 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_score: float = math.inf
     best_epoch: int = 0
+    n_parts: int = 1
+    """Into how many parts memory asked to cut a batch."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Job:
         patience: Epochs without a better validation loss before it stops.
         where: Names the stage, for messages.
         device: Where the generator lives.
+        n_rows_of: Counts a batch's rows.
+        take: Returns some rows of a batch, as a batch.
+        explain: Says, in a sentence, where in a batch values are not finite; empty if it cannot say.
     """
 
     modules: Mapping[str, nn.Module]
@@ -63,6 +70,9 @@ class Job:
     device: torch.device
     validate: Callable[[], float] | None = None
     patience: int | None = None
+    n_rows_of: Callable[[Any], int] = len
+    take: Callable[[Any, slice], Any] = operator.getitem
+    explain: Callable[[Any], str] = lambda batch: ""
 
 
 def run_loop(
@@ -71,17 +81,20 @@ def run_loop(
     """Trains a job's modules, continuing from its checkpoint if there is one; returns the history by epoch.
 
     Raises:
-        TrainingError: A loss is not finite; nothing of it is saved.
+        TrainingError: A loss, a gradient or a weight is not finite; nothing of it is saved.
+        ResourceError: Memory is full even for the smallest part of a batch.
     """
     for module in job.modules.values():
         module.requires_grad_(True)
     optimizer = make_optimizer(job)
     progress, best = _restore(job, optimizer, store, address)
+    portions = Portions(job.where, tell, progress.n_parts, fewest_rows(job.modules))
     saved = time.monotonic()
     while progress.epoch < job.options.epochs and not _is_over(job, progress):
-        loss = _run_epoch(job, optimizer, progress.epoch, tell)
-        progress.epoch += 1
-        record = {"epoch": float(progress.epoch), "loss": loss}
+        loss = _run_epoch(job, optimizer, progress.epoch, portions, tell)
+        progress.epoch, progress.n_parts = progress.epoch + 1, portions.n_parts
+        parts = {"parts": float(portions.n_parts)} if portions.n_parts > 1 else {}
+        record = {"epoch": float(progress.epoch), "loss": loss, **parts}
         _check_weights(job, progress.epoch)
         if job.validate is not None:
             record["validation_loss"] = score = _validate(job, job.validate, progress.epoch)
@@ -136,7 +149,11 @@ def _set_training(job: Job, training: bool) -> None:
 
 
 def _run_epoch(
-    job: Job, optimizer: torch.optim.Optimizer, epoch: int, tell: Callable[[str, Mapping[str, Any]], None]
+    job: Job,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    portions: Portions,
+    tell: Callable[[str, Mapping[str, Any]], None],
 ) -> float:
     seed = seed_of(job.seed, "epoch", epoch)
     torch.manual_seed(seed)
@@ -146,19 +163,10 @@ def _run_epoch(
     for number, batch in enumerate(job.batches(epoch)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(job.options, step, job.n_batches)
-        loss = job.loss(batch, generator)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"{job.where}: the loss is not finite ({value}) in epoch {epoch + 1}, batch {number + 1}: "
-                f"{job.name_of(batch)}. Lower the learning rate, or look at these rows."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if job.options.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(_parameters(job), job.options.gradient_clip)
+        place = f"epoch {epoch + 1}, batch {number + 1}"
+        total += _compute_gradients(job, optimizer, batch, generator, portions, place)
+        _check_gradients(job, batch, place)
         optimizer.step()
-        total += value
         step += 1
         tell(
             "batch_finished",
@@ -171,6 +179,84 @@ def _run_epoch(
             },
         )
     return total / max(1, job.n_batches)
+
+
+def _compute_gradients(
+    job: Job,
+    optimizer: torch.optim.Optimizer,
+    batch: Any,
+    generator: torch.Generator,
+    portions: Portions,
+    place: str,
+) -> float:
+    """Leaves the gradients of a batch's loss in its parameters, and returns the loss.
+
+    Each part of a batch weighs as many rows as it has. So a loss that is a mean over rows has the gradients
+    of the whole batch; what looks at a batch as a whole (batch normalisation, a mean over observed cells)
+    and random draws (dropout) see the part.
+    """
+    n_rows = job.n_rows_of(batch)
+
+    def compute(part: slice) -> float:
+        if part.start == 0:
+            optimizer.zero_grad(set_to_none=True)
+        is_whole = part.stop - part.start == n_rows
+        some = batch if is_whole else job.take(batch, part)
+        loss = _compute_loss(job, some, generator, place)
+        if not is_whole:
+            loss = loss * ((part.stop - part.start) / n_rows)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{job.where}: the loss is not finite ({value}) in {place}: {job.name_of(some)}. "
+                f"{job.explain(some)}Lower the learning rate, or look at these rows."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    return sum(portions.run(n_rows, compute))
+
+
+def _compute_loss(job: Job, batch: Any, generator: torch.Generator, place: str) -> Tensor:
+    try:
+        loss = job.loss(batch, generator)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # torch's words in batch normalisation
+            raise
+        raise TrainingError(
+            f"{job.where}: batch normalisation cannot learn from one row alone ({place}: "
+            f"{job.name_of(batch)}). Use a larger batch_size, or parts without it."
+        ) from error
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
+        return loss if loss.ndim == 0 else loss.reshape(())
+    given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        given = "no parameter has a part in it"
+    raise PluginError(
+        f"{job.where}: the loss is no scalar that can be differentiated ({given}). Mend the plugin."
+    )
+
+
+def _check_gradients(job: Job, batch: Any, place: str) -> None:
+    """Clips the gradients if asked to; raises TrainingError where one is not finite."""
+    gradients = {p: p.grad for p in _parameters(job) if p.grad is not None}
+    if not gradients:
+        return
+    if job.options.gradient_clip is not None:
+        probe = nn.utils.clip_grad_norm_(list(gradients), job.options.gradient_clip)
+    else:
+        # quicker than a norm; where this sum is finite, so is every summand
+        probe = torch.stack([gradient.sum() for gradient in gradients.values()]).sum()
+    if math.isfinite(float(probe)):
+        return
+    for path, module in sorted(job.modules.items()):
+        values = [p.grad for p in module.parameters() if p.grad is not None]
+        # large values may overflow together, and be finite each
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise TrainingError(
+                f"{job.where}: the gradient of {path} is not finite in {place}: {job.name_of(batch)}. "
+                "Lower the learning rate, or look at these rows."
+            )
 
 
 def learning_rate(options: LoopOptions, step: int, n_batches: int) -> float:

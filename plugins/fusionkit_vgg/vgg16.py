@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
-from fusionkit import ColumnSpec, DataError, ImageInput, InputSpec, IntegrityError, load_weights
+from fusionkit import ColumnSpec, DataError, ImageInput, InputSpec, load_weights
 
 if TYPE_CHECKING:
     from fusionkit_vgg import FcConfig, MultilevelConfig, VggConfig
@@ -40,12 +40,8 @@ def _convolutions(weights: str) -> nn.Sequential:
     if weights == "imagenet":
         state = _fetch_imagenet()
     else:
-        state = load_weights(weights, prefix="features.")
-    try:
-        convolutions.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise IntegrityError(f"{weights}: not the weights of VGG16's convolutions ({reason}).") from None
+        state = load_weights(weights, prefix="features.", expected=convolutions.state_dict())
+    convolutions.load_state_dict(state)
     return convolutions
 
 

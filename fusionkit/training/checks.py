@@ -1,0 +1,185 @@
+"""What must hold for a number to mean something: values are finite, and a row's own affair."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusionkit.data.splits import Fold
+from fusionkit.errors import FusionkitError, PluginError, TrainingError
+from fusionkit.model import FusionModel, ModalityBatch
+from fusionkit.store import Store
+from fusionkit.training.memory import count_rows, take_rows
+
+if TYPE_CHECKING:
+    from fusionkit.training.experiment import Experiment, Origins
+
+CHECKED_ROWS = 3
+"""How many rows are computed once more, in another order and without their neighbours."""
+TOLERANCE = {"fp32": 0.01, "bf16": 0.05}
+"""Of the largest value: kernels round otherwise for batches of another size, what is kept moves more."""
+
+
+def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Any) -> None:
+    """Raises PluginError if a frozen encoder's features depend on a row's neighbours or on earlier calls.
+
+    The first rows of the first batch that it sees in this process are computed again, by themselves and in
+    reverse. A raw batch whose rows cannot be told apart is computed again as it is.
+    """
+    if not _is_first(experiment, [path]):
+        return
+    n_rows = min(CHECKED_ROWS, len(values))
+    if count_rows(raw) == len(values):
+        expected, again = values[:n_rows].flip(0), encode(take_rows(raw, _reversed(n_rows)))
+    else:
+        expected, again = values, encode(raw)
+    if not _is_close(experiment, expected, again):
+        raise _dependent(path)
+
+
+def check_model_alone(
+    experiment: Experiment, model: FusionModel, make: Any, index: NDArray[Any], logits: Tensor
+) -> None:
+    """Raises PluginError if logits depend on a row's neighbours or on earlier calls, naming the first part.
+
+    Args:
+        experiment: The recipe and its rows.
+        model: The model, all of it frozen.
+        make: Makes the batch of some units, by index.
+        index: The units of a batch.
+        logits: What the model gave for them.
+    """
+    if not _is_first(experiment, experiment.factory.paths()):
+        return
+    n_rows = min(CHECKED_ROWS, len(logits))
+    few: Mapping[str, ModalityBatch] = make(index[:n_rows][::-1])
+    if _is_close(experiment, logits[:n_rows].flip(0), model(few)):
+        return
+    whole = make(index)
+    for modality, part in few.items():
+        n_here = int(part.present.sum())
+        if n_here:
+            pairs = zip(_walk(model, modality, whole[modality]), _walk(model, modality, part), strict=True)
+            for (path, expected), (_, again) in pairs:
+                if not _is_close(experiment, expected[:n_here].flip(0), again):
+                    raise _dependent(path)
+    raise _dependent("head")
+
+
+def _reversed(n_rows: int) -> Tensor:
+    return torch.arange(n_rows - 1, -1, -1)
+
+
+def _is_first(experiment: Experiment, paths: Sequence[str]) -> bool:
+    """Says, once per run, that these parts have not been looked at; what they learned does not matter."""
+    uses = [experiment.factory.loaded.parts[path] for path in paths if not path.endswith(".scale")]
+    mark = tuple((plan.path, plan.use, str(plan.options)) for plan in uses)
+    if mark in experiment.shared.checked:
+        return False
+    experiment.shared.checked.add(mark)
+    return True
+
+
+def _is_close(experiment: Experiment, expected: Tensor, again: Tensor) -> bool:
+    if expected.shape != again.shape:
+        return False
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    tolerance = TOLERANCE[experiment.device.precision] * max(largest, 1e-6)
+    return bool(((expected - again).abs() <= tolerance).all())
+
+
+def _dependent(path: str) -> PluginError:
+    return PluginError(
+        f"{path}: gives other values for the same rows in another batch. A frozen part must keep nothing "
+        "between calls, draw nothing, and look at no other row. Mend the plugin."
+    )
+
+
+def _walk(model: FusionModel, modality: str, part: ModalityBatch) -> Any:
+    return model.walk(modality, part.inputs, part.start)
+
+
+def find_not_finite(
+    experiment: Experiment, model: FusionModel, batch: Mapping[str, ModalityBatch]
+) -> tuple[str, NDArray[Any]] | None:
+    """Returns the first part whose output is not finite, and for which rows of a batch; None if it all is."""
+    with torch.no_grad():
+        for modality, part in batch.items():
+            here = part.present.nonzero().squeeze(1)
+            for path, values in _walk(model, modality, part) if len(here) else ():
+                is_bad = ~_is_allowed(experiment, path, values).all(1)
+                if bool(is_bad.any()):
+                    return path, here[is_bad].cpu().numpy()
+        is_bad = ~torch.isfinite(model(batch)).all(1)
+    return ("head", is_bad.nonzero().squeeze(1).cpu().numpy()) if bool(is_bad.any()) else None
+
+
+def _is_allowed(experiment: Experiment, path: str, values: Tensor) -> Tensor:
+    """Says which values may be: those that are finite, and NaN where the card says that it means missing."""
+    if path.endswith(".encoder"):
+        plan = experiment.factory.loaded.parts[path]
+        if cast(Any, plan.card).emits_missing(plan.config):
+            return ~torch.isinf(values)
+    return torch.isfinite(values)
+
+
+def warn_of_one_class(experiment: Experiment, folds: Sequence[Fold]) -> list[str]:
+    """Returns a warning for each modality whose training rows, in some fold, have one class only.
+
+    Whether such a modality is there then tells the class by itself.
+    """
+    found = []
+    for modality in experiment.modalities:
+        reader = experiment.reader(modality)
+        classes = [
+            {experiment.manifest.outcomes[row] for row in fold.train if reader.key(row) is not None}
+            for fold in folds
+        ]
+        lone = [outcomes for outcomes in classes if len(outcomes) == 1]
+        if lone:
+            where = "every fold" if len(lone) == len(folds) else f"{len(lone)} of {len(folds)} folds"
+            names = " or ".join(sorted({str(name) for outcomes in lone for name in outcomes}))
+            found.append(
+                f"{modality}: in {where} the training samples that have it are of one class only ({names}); "
+                "that it is there gives the outcome away, and nothing else can be learned from it."
+            )
+    return found
+
+
+def warn_of_parts(store: Store, addresses: Collection[str]) -> list[str]:
+    """Returns a warning where artefacts were learned from parts of batches, because memory was full."""
+    learned = [store.metadata(address) for address in addresses]
+    stages = {entry["stage"] for entry in learned if any("parts" in epoch for epoch in entry["history"])}
+    if not stages:
+        return []
+    return [
+        f"memory was full in {', '.join(sorted(stages))}: batches were computed in parts, each weighing as "
+        "many rows as it has; batch normalisation and dropout saw the parts."
+    ]
+
+
+def check_finite(
+    experiment: Experiment, origins: Origins, path: str, values: Tensor, rows: NDArray[Any]
+) -> None:
+    """Raises an error that names part and sample where a frozen part's output is not finite."""
+    is_bad = ~_is_allowed(experiment, path, values).all(1)
+    if bool(is_bad.any()):
+        raise not_finite(experiment, origins, path, rows[is_bad.cpu().numpy()])
+
+
+def not_finite(experiment: Experiment, origins: Origins, path: str, rows: NDArray[Any]) -> FusionkitError:
+    """Returns the error of a part whose output is not finite: its plugin's, or that of what it learned."""
+    said = f"{path}: gives values that are not finite for {name_rows(experiment, rows)}. "
+    if origins[path].is_learned:
+        return TrainingError(f"{said}Look at these rows, or lower the learning rate that it learned with.")
+    return PluginError(f"{said}Mend the plugin, or look at these rows.")
+
+
+def name_rows(experiment: Experiment, rows: NDArray[Any]) -> str:
+    """Names up to three rows for a message."""
+    named = [experiment.manifest.where(int(row)) for row in rows[:3]]
+    return ", ".join(named) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
