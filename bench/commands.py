@@ -1,4 +1,4 @@
-"""Start-up of the light commands, a small recipe for the first time and again, and a head on stored features."""
+"""Start-up of light commands, a small recipe for the first time and again, a head on stored features."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Peak memory against the number of samples: extraction, the head stage, `fusionkit predict`.
 
-Each figure is the largest resident set (`ru_maxrss`) of a fresh process, in MB: all of it counts, the interpreter, torch
-and the pages of mapped files too. Images are 8 x 8 pixels, one a sample; features are 1280 wide, as VGG16's are.
+Each figure is the largest resident set (`ru_maxrss`) of a fresh process, in MB: all of it counts, the
+interpreter, torch and the pages of mapped files too. Images are 8 x 8 pixels, one a sample; features are 1280
+wide, as VGG16's are.
 """
 
 from __future__ import annotations

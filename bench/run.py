@@ -1,7 +1,7 @@
 """`make bench`: every measurement in a process of its own, one after the other; JSON, a table and a figure.
 
-Usage: python bench/run.py [PART ...], parts being vgg, views, commands, memory; all of them by default. What was
-not measured now stays as the file has it.
+Usage: python bench/run.py [PART ...], parts being vgg, views, commands, memory; all of them by default. What
+was not measured now stays as the file has it.
 """
 
 from __future__ import annotations

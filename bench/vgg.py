@@ -1,7 +1,7 @@
 """VGG16 at 224 pixels: training and extraction through the whole data path, beside bare loops on tensors.
 
-`bare` has its normalised float batches in memory, in channels_last and at the same precision; `fp32` is the bare
-loop in fp32 and channels first, on fewer images.
+`bare` has its normalised float batches in memory, in channels_last and at the same precision; `fp32` is the
+bare loop in fp32 and channels first, on fewer images.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def time_extraction(prepared: Prepared, n: int, n_fp32: int, rounds: int) -> dic
             lambda raw: encode(experiment, "image", origin, raw),
             lambda done, total: None,
             training=False,
-            move=experiment.to_device,
+            pin=experiment.device.pin,
         )
         assert computed == n
 

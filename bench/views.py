@@ -1,4 +1,4 @@
-"""All 76 views of a 2048 x 1536 image, beside one decode and 76 resizes written by hand for just these views."""
+"""All 76 views of a 2048 x 1536 image, beside one decode and 76 resizes written by hand for them."""
 
 from __future__ import annotations
 
