@@ -60,7 +60,7 @@ def _add_missing_features(
             n_draws = experiment.n_draws([name]) if training else 1
             units = make_units(present, reader.n_views(training=training), n_draws)
             keys = reader.feature_keys(units, training=training)
-            found |= {keys[index] for index in table.missing(keys)}
+            found |= set(keys[table.missing(keys)].tolist())
 
 
 def _describe(step: Step, is_todo: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from fusionkit.recipe.load import LoadedRecipe, PartPlan
 from fusionkit.specs import ColumnSpec, Learns
 
 SCALE_EPSILON = 1e-6
-SCALE_VERSION = 1
+SCALE_VERSION = 2
 """Part of every address: raised when the same features would be scaled otherwise."""
 
 
@@ -40,9 +40,24 @@ class Scale(nn.Module):
 
     def fit(self, inputs: Tensor, targets: Any = None, *, seed: int = 0) -> Self:
         """Learns mean and standard deviation of (n, dim)."""
-        values = inputs.double()
-        self.mean.copy_(values.mean(0))
-        std = values.std(0, correction=0)
+        return self.fit_parts([inputs])
+
+    def fit_parts(self, parts: Iterable[Tensor]) -> Self:
+        """Learns from (n, dim) in parts, one at a time: a large cohort's features need not fit in memory.
+
+        Source: Chan, Golub and LeVeque 1979, Updating formulae and a pairwise algorithm for sample variances.
+        """
+        n_rows, mean, squares = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
+        for part in parts:
+            values = part.double()
+            n_new, centre = len(values), values.mean(0)
+            shift, n_rows = centre - mean, n_rows + n_new
+            mean = mean + shift * (n_new / n_rows)
+            squares += (values - centre).square().sum(0) + shift.square() * (
+                (n_rows - n_new) * n_new / n_rows
+            )
+        self.mean.copy_(mean)
+        std = (squares / n_rows).sqrt()
         self.std.copy_(torch.where(std > SCALE_EPSILON, std, 1.0))
         return self
 

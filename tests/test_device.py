@@ -10,7 +10,13 @@ from torch import nn
 from fusionkit.errors import RecipeError
 from fusionkit.recipe.schema import TrainingNode
 from fusionkit.training import device
-from fusionkit.training.device import Device, choose_device, describe_environment, describe_machine
+from fusionkit.training.device import (
+    Device,
+    _with_sentence,
+    choose_device,
+    describe_environment,
+    describe_machine,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +88,82 @@ def test_convolutions_are_placed_in_channels_last():
 def test_autocast_multiplies_in_the_precision(precision, dtype):
     with Device("cpu", precision, 1, "").autocast():
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+
+
+def test_what_is_pinned_or_moved_on_a_cpu_is_the_same_thing():
+    cpu, tensor = Device("cpu", "fp32", 1, ""), torch.ones(2)
+    raw = {"a": tensor, "b": [tensor, (tensor, "text")]}
+    assert cpu.pin(raw) is raw
+    moved = cpu.move(raw)
+    assert moved["a"] is moved["b"][0] is moved["b"][1][0] is tensor
+    assert (type(moved["b"]), type(moved["b"][1]), moved["b"][1][1]) == (list, tuple, "text")
+
+
+# torch.compile
+
+
+def compiled(encoder: nn.Module) -> nn.Module:
+    return Device("cpu", "fp32", 1, "", compiles=True).compile("image.encoder", encoder)
+
+
+def test_nothing_is_compiled_unless_the_recipe_says_so():
+    encoder = nn.Linear(2, 2)
+    assert "forward" not in vars(Device("cpu", "fp32", 1, "").compile("image.encoder", encoder))
+    assert choose_device(TrainingNode(device="cpu")).compiles is False
+    assert choose_device(TrainingNode(device="cpu", compile=True)).compiles is True
+
+
+def test_a_compiled_encoder_has_addresses_of_its_own():
+    plain, other = (Device("cpu", "fp32", 1, "", compiles=c) for c in (False, True))
+    assert other.identity() == {**plain.identity(), "compiled": "yes"}
+
+
+class Breaks(nn.Module):
+    """Cannot be compiled in one piece."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return inputs
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_whole_is_an_error_never_left_as_it_is():
+    with pytest.raises(RecipeError) as error:
+        compiled(Breaks())(torch.ones(2))
+    text = str(error.value)
+    assert text.startswith("training.compile: image.encoder cannot be compiled here (")
+    assert text.endswith("). Say `compile: false`.")
+    assert "\n" not in text
+
+
+def test_an_encoders_own_error_stays_its_own():
+    with pytest.raises(ZeroDivisionError):
+        _with_sentence("image.encoder", lambda inputs: inputs // 0)(1)
+
+
+@pytest.mark.slow
+def test_a_compiled_vgg16_gives_nearly_the_same_features_and_gradients():
+    import fusionkit_vgg.vgg16 as vgg
+    from fusionkit import ColumnSpec, ImageOptions
+    from fusionkit_vgg import MultilevelConfig
+
+    torch.manual_seed(0)
+    config = MultilevelConfig(blocks=(1,), input=ImageOptions(size=16))  # the rest takes minutes to compile
+    encoder = vgg.Vgg16Multilevel(config, {"image": ColumnSpec(kind="file")}).eval()
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+
+    def outputs() -> list[torch.Tensor]:
+        encoder.zero_grad()
+        features = encoder(images)
+        features.square().mean().backward()
+        return [features.detach(), encoder.features[0].weight.grad.clone()]
+
+    plain, names = outputs(), set(encoder.state_dict())
+    compiled(encoder)
+    assert {"forward", "pretraining_features"} <= set(vars(encoder))
+    for before, after in zip(plain, outputs(), strict=True):
+        assert torch.allclose(before, after, rtol=1e-3, atol=1e-5)
+    assert set(encoder.state_dict()) == names
 
 
 def test_the_machine_is_described_as_json():

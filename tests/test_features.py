@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusionkit import AugmentOptions, ImageInput, ImageOptions, ViewOptions
-from fusionkit.data.batches import ModalityReader, make_units
+from fusionkit.data.batches import Keys, ModalityReader, make_units
 from fusionkit.errors import PluginError
 from fusionkit.store import Store
 from fusionkit.training import features
@@ -50,6 +50,10 @@ class Encode:
         self.n_rows += len(raw)
         self.seen.update(bytes(picture.numpy().tobytes()) for picture in raw)
         return torch.stack([raw.float().mean((1, 2, 3)), raw.float().amax((1, 2, 3))], 1) / 3
+
+
+def keys_of(*keys: bytes) -> np.ndarray:
+    return np.frombuffer(b"".join(keys), Keys)
 
 
 def ensure(table, reader, units, encode, training=True, tell=lambda done, total: None) -> int:
@@ -94,7 +98,7 @@ def test_gather_gives_rows_in_any_order_and_as_often_as_asked(tmp_path, reader, 
     for start in (0, 50):  # two files
         ensure(table, reader, units.take(slice(start, start + 60)), Encode())
     keys = reader.feature_keys(units, training=True)
-    assert torch.equal(table.gather([keys[i] for i in index]), direct(reader, units)[index])
+    assert torch.equal(table.gather(keys[index]), direct(reader, units)[index])
 
 
 def test_stopped_in_the_middle_it_keeps_what_was_computed(tmp_path, reader):
@@ -149,10 +153,45 @@ def test_a_broken_file_is_set_aside_and_its_rows_computed_again(tmp_path, reader
 def test_values_are_mapped_not_read(tmp_path, reader):
     table = FeatureTable(Store(tmp_path), "p")
     ensure(table, reader, make_units(range(36), 3), Encode())
-    (values,) = table._files
-    assert isinstance(values, np.memmap)
-    assert isinstance(values._mmap, mmap.mmap)
-    assert not values.flags.writeable
+    (file,) = table._files
+    assert isinstance(file._map, mmap.mmap)
+    assert np.may_share_memory(file.values, np.frombuffer(file._map, np.uint8))
+    assert not file.values.flags.writeable
+
+
+def test_what_gives_its_memory_back_reads_the_same(tmp_path, reader, monkeypatch):
+    """Pages of a mapped file are released after every read here; they are read again from the file."""
+    units = make_units(range(36), 3)
+    ensure(FeatureTable(Store(tmp_path), "p"), reader, units, Encode())
+    keys = reader.feature_keys(units, training=True)
+    kept = FeatureTable(Store(tmp_path), "p").gather(keys)
+    monkeypatch.setattr(features, "MAPPED_BYTES", 0)
+    released = FeatureTable(Store(tmp_path), "p")
+    for start in range(0, len(keys), 5):
+        assert torch.equal(released.gather(keys[start : start + 5]), kept[start : start + 5])
+
+
+def test_what_is_computed_reaches_the_disk_before_it_fills_the_memory(tmp_path, reader, monkeypatch):
+    monkeypatch.setattr(features, "FLUSH_BYTES", 3 * 32 * 2 * 4)  # more than three batches of two floats
+    table = FeatureTable(Store(tmp_path), "p")
+    ensure(table, reader, make_units(range(36), 3, 2), Encode())  # 216 rows: seven batches
+    assert [len(file.values) for file in table._files] == [128, 88]
+
+
+def test_features_that_are_not_stored_are_never_made_up(tmp_path):
+    table = FeatureTable(Store(tmp_path), "p")
+    table.add(keys_of(b"k" * 32), torch.ones(1, 2))
+    table.flush()
+    with pytest.raises(KeyError, match=r"1 of 2 features are not stored in features/p"):
+        table.gather(keys_of(b"k" * 32, b"l" * 32))
+
+
+def test_keys_that_end_in_zeros_are_told_apart(tmp_path):
+    table = FeatureTable(Store(tmp_path), "p")
+    keys = keys_of(*(b"k" * (32 - n) + bytes(n) for n in (0, 1, 2, 31)))
+    table.add(keys, torch.arange(4.0)[:, None])
+    table.flush()
+    assert table.gather(keys[::-1]).flatten().tolist() == [3, 2, 1, 0]
 
 
 def test_the_same_picture_under_another_name_is_the_same_row(tmp_path, manifest):
@@ -188,22 +227,23 @@ def test_features_that_are_not_finite_are_the_plugins_mistake(tmp_path, reader, 
         "image.encoder: its features are not finite for sample sample01 (subject subject00). "
         "Mend the plugin or the weights."
     )
-    assert table.missing(reader.feature_keys(make_units([1], 1), training=True)) == [0]
+    assert table.missing(reader.feature_keys(make_units([1], 1), training=True)).tolist() == [0]
 
 
 def test_missing_names_each_key_once(tmp_path):
     table = FeatureTable(Store(tmp_path), "p")
-    keys = [bytes([number]) * 32 for number in (1, 2, 1, 3)]
+    keys = keys_of(*(bytes([number]) * 32 for number in (1, 2, 1, 3)))
     table.add(keys[1:2], torch.ones(1, 2))
     table.flush()
-    assert table.missing(keys) == [0, 3]
+    assert table.missing(keys).tolist() == [0, 3]
 
 
 def test_half_precision_is_stored_as_single(tmp_path):
     table = FeatureTable(Store(tmp_path), "p")
-    table.add([b"k" * 32], torch.tensor([[0.1, 7]], dtype=torch.bfloat16))
+    key = keys_of(b"k" * 32)
+    table.add(key, torch.tensor([[0.1, 7]], dtype=torch.bfloat16))
     table.flush()
-    stored = FeatureTable(Store(tmp_path), "p").gather([b"k" * 32])
+    stored = FeatureTable(Store(tmp_path), "p").gather(key)
     assert stored.dtype == torch.float32
     assert torch.equal(stored, torch.tensor([[0.1, 7]], dtype=torch.bfloat16).float())
 

@@ -18,7 +18,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
-from fusionkit.data.images import ImageInput
+from fusionkit.data.images import ImageInput, _patch_box
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.interfaces import Cut
 from fusionkit.specs import AugmentOptions, ColumnSpec, ImageOptions, ViewOptions
@@ -379,6 +379,20 @@ def test_a_patch_is_a_square_of_the_original_in_its_own_place(tmp_path):
         assert same.sum() == 1
         places.add(tuple(np.argwhere(same)[0]))
     assert len(places) == 4
+
+
+@pytest.mark.parametrize("side", [20, 33, 47])
+def test_a_shrunk_patch_equals_one_that_is_cut_out_first_but_for_its_rim(tmp_path, side):
+    image = pixels(size=(64, 48))
+    path = save(tmp_path / "a.png", image)
+    key = hashlib.sha256(path.read_bytes()).digest()
+    for index in range(6):
+        view = f"patch{side}.{index}"
+        (tensor,) = load(path, [Cut(view)])
+        slow = np.asarray(image.crop(_patch_box(image.size, key, view)).resize((SIZE, SIZE), 2))
+        inside = slice(1, -1)
+        assert np.array_equal(array(tensor)[inside, inside], slow[inside, inside])
+        assert tensor.is_contiguous()
 
 
 def test_places_are_spread_over_the_image(tmp_path):

@@ -59,6 +59,17 @@ def test_a_feature_that_never_varied_in_training_is_shifted_and_not_divided():
     assert later.grad.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.integers(0, 99))
+def test_a_scale_that_learns_in_parts_equals_one_that_learns_at_once(lengths, seed):
+    values = torch.randn(sum(lengths), 3, generator=torch.Generator().manual_seed(seed)) * 5 + 1e3
+    values[:, 2] = 7  # never varies
+    whole, parts = Scale(3).fit(values), Scale(3).fit_parts(iter(values.split(lengths)))
+    assert torch.allclose(parts.mean, whole.mean, rtol=1e-6)
+    assert torch.allclose(parts.std, whole.std, rtol=1e-6)
+    assert parts.std[2] == 1
+    assert torch.allclose(whole.std[0], values[:, 0].double().std(correction=0).float()) or len(values) == 1
+
+
 def test_a_scale_has_buffers_only_and_starts_as_the_identity():
     scale, values = Scale(3), torch.tensor([[1.0, -2.0, 1e9]])
     assert list(scale.parameters()) == []

@@ -10,9 +10,11 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
+from fusionkit.data.tables import TabularInput
 from fusionkit.data.threads import map_in_threads
 from fusionkit.errors import DataError, FusionkitError, PluginError, is_out_of_memory, one_line
 from fusionkit.interfaces import Cut, InputSpec
@@ -27,6 +29,9 @@ SLOW_SECONDS = 30.0
 
 SPEC_MEMBERS = ("columns", "draws", "identity", "views", "is_random", "content_key", "load", "collate")
 KEY_BYTES = 32
+Keys = np.dtype(f"V{KEY_BYTES}")
+"""A sha256 in an array, its zero bytes at the end included."""
+_UNKNOWN, _ABSENT, _PRESENT = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -158,9 +163,10 @@ class ModalityReader:
         self.name, self.manifest, self.spec, self.seed = name, manifest, spec, seed
         self.workers, self.tell = workers, tell
         self._reading: dict[int, tuple[float, float]] = {}
-        self._keys: dict[int, bytes | None] = {}
+        # arrays, not dictionaries: a cohort of a million rows must fit
+        self._keys = np.zeros(len(manifest), dtype=Keys)
+        self._state = np.zeros(len(manifest), dtype=np.uint8)
         self._ahead: dict[tuple[int, int, int, bool], Any] = {}
-        self._feature_keys: dict[tuple[int, str], bytes] = {}
         self._items: dict[int, Any] = {}
         # features of files are worth keeping on disk; those of tables are computed faster than read
         self.is_stored = any(
@@ -169,6 +175,10 @@ class ModalityReader:
         )
         views = spec.views(training=True)
         self._has_one_record = not self.is_stored and len(views) == 1 and views == spec.views(training=False)
+        self._table: NDArray[np.float32] | None = None
+        if self._has_one_record and type(spec) is TabularInput:
+            self._table = np.zeros((len(manifest), spec.output_dim), dtype=np.float32)
+            self._is_read = np.zeros(len(manifest), dtype=bool)
 
     def n_views(self, *, training: bool) -> int:
         """Returns how many views a row has."""
@@ -176,7 +186,7 @@ class ModalityReader:
 
     def key(self, row: int) -> bytes | None:
         """Returns a row's content key, None where the modality is absent."""
-        if row not in self._keys:
+        if self._state[row] == _UNKNOWN:
             key = self._call(
                 row,
                 "content_key",
@@ -187,12 +197,18 @@ class ModalityReader:
                     f"{self.name}.encoder: content_key gives {type(key).__name__}, and {KEY_BYTES} bytes or "
                     "None are due. Mend the plugin."
                 )
-            self._keys[row] = key
-        return self._keys[row]
+            self._state[row] = _ABSENT if key is None else _PRESENT
+            if key is not None:
+                self._keys[row] = np.void(key)
+        return self._keys[row].tobytes() if self._state[row] == _PRESENT else None
 
     def present(self, rows: Iterable[int]) -> NDArray[np.bool_]:
         """Says for which rows the modality exists."""
-        return np.array([self.key(int(row)) is not None for row in rows], dtype=bool)
+        index = np.fromiter(rows, dtype=np.int64)
+        for row in index[self._state[index] == _UNKNOWN]:
+            self.key(int(row))
+        found: NDArray[np.bool_] = self._state[index] == _PRESENT
+        return found
 
     def cuts(self, units: Units, *, training: bool) -> list[Cut]:
         """Returns what to cut for each unit; all of their rows are present."""
@@ -206,25 +222,23 @@ class ModalityReader:
             cuts.append(Cut(name, draw_seed(self.seed, key or b"", name, int(draw)) if has_draw else None))
         return cuts
 
-    def feature_keys(self, units: Units, *, training: bool) -> list[bytes]:
+    def feature_keys(self, units: Units, *, training: bool) -> NDArray[np.void]:
         """Returns the key of each unit's features: content, view, and the draw's seed where it is random."""
-        return [
-            self._feature_key(int(row), cut)
-            for row, cut in zip(units.rows, self.cuts(units, training=training), strict=True)
-        ]
-
-    def _feature_key(self, row: int, cut: Cut) -> bytes:
-        content = (self.key(row) or b"") + cut.view.encode() + b"\0"
-        if cut.seed is not None:
-            return hashlib.sha256(content + cut.seed.to_bytes(8, "big")).digest()
-        if (row, cut.view) not in self._feature_keys:
-            self._feature_keys[row, cut.view] = hashlib.sha256(content).digest()
-        return self._feature_keys[row, cut.view]
+        views = self.spec.views(training=training)
+        is_random = training and self.spec.is_random(training=True)
+        keys = np.empty(len(units), dtype=Keys)
+        for index, (row, view, draw) in enumerate(_triples(units)):
+            name, content = views[view % len(views)], self.key(row) or b""
+            text = content + name.encode() + b"\0"
+            if is_random and content and draw >= 0:
+                text += draw_seed(self.seed, content, name, draw).to_bytes(8, "big")
+            keys[index] = np.void(hashlib.sha256(text).digest())
+        return keys
 
     def read(self, units: Units, *, training: bool) -> Any:
         """Returns the raw batch of present units, each row read once."""
         if self._has_one_record and not (training and self.spec.is_random(training=True)):
-            return self.spec.collate([self._record(int(row)) for row in units.rows])
+            return self._records(units.rows)
         return self.spec.collate(self._cut_items(units, training))
 
     def prepare(self, units: Units, *, training: bool) -> None:
@@ -251,8 +265,16 @@ class ModalityReader:
                 items[index] = item
         return items
 
+    def _records(self, rows: NDArray[np.int64]) -> Any:
+        """Returns the batch of table rows' one view, read once: they are small, and read in every epoch."""
+        if self._table is None:
+            return self.spec.collate([self._record(row) for row in rows.tolist()])
+        for row in rows[~self._is_read[rows]].tolist():
+            self._table[row] = self._load(row, [Cut(self.spec.views(training=False)[0])])[0].numpy()
+            self._is_read[row] = True
+        return torch.from_numpy(self._table[rows])
+
     def _record(self, row: int) -> Any:
-        """Returns a table row's one view, read once: a record is small, and read in every epoch."""
         if row not in self._items:
             self._items[row] = self._load(row, [Cut(self.spec.views(training=False)[0])])[0]
         return self._items[row]
@@ -314,8 +336,11 @@ class ModalityReader:
 
 
 def _marks(units: Units, training: bool) -> list[tuple[int, int, int, bool]]:
-    lists = (units.rows.tolist(), units.views.tolist(), units.draws.tolist())
-    return [(row, view, draw, training) for row, view, draw in zip(*lists, strict=True)]
+    return [(row, view, draw, training) for row, view, draw in _triples(units)]
+
+
+def _triples(units: Units) -> Iterator[tuple[int, int, int]]:
+    return zip(units.rows.tolist(), units.views.tolist(), units.draws.tolist(), strict=True)
 
 
 def draw_seed(seed: int, key: bytes, view: str, draw: int) -> int:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 from pathlib import Path
+
+_MEMO_FILES = 32768
+"""How many digests are kept: readers keep those of their own rows, so that this serves what is read twice."""
+_memo: dict[tuple[int, int, int, int, int], bytes] = {}
 
 
 def file_digest(path: Path) -> bytes:
     """Returns the sha256 of a file's bytes, computed once until the file changes; raises OSError."""
     status = path.stat()
-    return _digest(path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-
-
-@lru_cache(maxsize=1 << 18)
-def _digest(path: Path, inode: int, modified_ns: int, changed_ns: int, size: int) -> bytes:
-    """Returns a file's sha256, kept until inode, times or size say that the file is another one."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    mark = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    digest = _memo.get(mark)
+    if digest is None:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        if len(_memo) >= _MEMO_FILES:
+            _memo.clear()
+        _memo[mark] = digest
+    return digest

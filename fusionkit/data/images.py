@@ -33,7 +33,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 VERSION = 2
 """Part of every address: raised when the same file would give other pixels, views or places.
 
-2: the mean that a change of contrast turns around no longer depends on the number of threads.
+2: the mean that a change of contrast turns around no longer depends on the number of threads; the outermost
+pixels of a shrunk patch take in what lies just outside it, since it is not cut out before it is shrunk.
 """
 
 _PATCH = re.compile(r"patch([0-9]+)\.([0-9]+)")
@@ -149,12 +150,15 @@ class ImageInput:
         return None if cell is None else Path(cell)
 
     def _cut(self, image: Image.Image, key: bytes, view: str) -> Tensor:
-        if view != "whole":
-            image = image.crop(_patch_box(image.size, key, view))
+        box = (0, 0, *image.size) if view == "whole" else _patch_box(image.size, key, view)
         size = self.options.size
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        if (box[2] - box[0], box[3] - box[1]) == (size, size):
+            image = image.crop(box)
+        else:
+            # straight from the whole image: a large patch is not copied first
+            image = image.resize((size, size), Image.Resampling.BILINEAR, box)
+        # numpy, not torch, turns it: torch would wake its other threads for this little work
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:

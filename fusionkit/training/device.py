@@ -52,21 +52,20 @@ class Device:
             module = module.to(memory_format=torch.channels_last)
         return module
 
-    def move(self, raw: Any) -> Any:
-        """Moves a raw batch there, its containers too; to a GPU from pinned memory, without waiting for it.
+    def pin(self, raw: Any) -> Any:
+        """Puts a raw batch, and what its containers hold, where a GPU can fetch it without anybody waiting.
 
-        It may be called in the thread that reads ahead: all threads queue on one stream of the device, so
-        what computes with the batch comes after its copy.
+        It costs a copy, so the thread that reads ahead does it; `move` then only starts the transfer.
         """
-        if isinstance(raw, Tensor):
-            is_on_its_way = self.type == "cuda" and raw.device.type == "cpu"
-            source = raw.pin_memory() if is_on_its_way else raw
-            return source.to(self.torch, non_blocking=True)
-        if isinstance(raw, Mapping):
-            return {name: self.move(value) for name, value in raw.items()}
-        if isinstance(raw, list | tuple):
-            return type(raw)(self.move(value) for value in raw)
-        return raw
+        if self.type != "cuda":
+            return raw
+        return _for_each_tensor(
+            raw, lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor
+        )
+
+    def move(self, raw: Any) -> Any:
+        """Moves a raw batch there, its containers too; what computes with it waits on the same stream."""
+        return _for_each_tensor(raw, lambda tensor: tensor.to(self.torch, non_blocking=True))
 
     def compile(self, path: str, encoder: nn.Module) -> nn.Module:
         """Puts an encoder's computations through torch.compile, if the recipe says so.
@@ -92,6 +91,16 @@ class Device:
         identity = {"device": self.type, "precision": self.precision, "torch": torch.__version__}
         # named only where it is so: everything learned before the option was there keeps its address
         return identity | ({"compiled": "yes"} if self.compiles else {})
+
+
+def _for_each_tensor(raw: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(raw, Tensor):
+        return change(raw)
+    if isinstance(raw, Mapping):
+        return {name: _for_each_tensor(value, change) for name, value in raw.items()}
+    if isinstance(raw, list | tuple):
+        return type(raw)(_for_each_tensor(value, change) for value in raw)
+    return raw
 
 
 def _with_sentence(path: str, compute: Callable[..., Any]) -> Callable[..., Any]:

@@ -296,7 +296,7 @@ class Feed:
                 "features", {"modality": modality, "done": done, "total": total}
             ),
             training=training,
-            move=experiment.to_device,
+            pin=experiment.device.pin,
         )
 
     def _of(self, modality: str, units: Units) -> Units:
@@ -320,7 +320,7 @@ class Feed:
                 keys = reader.feature_keys(self._of(name, here), training=training)
                 inputs, start = experiment.table(name, self.origins[f"{name}.encoder"]).gather(keys), 1
             else:
-                inputs, start = reader.read(here, training=training), 0
+                inputs, start = experiment.device.pin(reader.read(here, training=training)), 0
             mask = torch.from_numpy(present).to(experiment.device.torch)
             batch[name] = ModalityBatch(experiment.to_device(inputs), mask, start)
         return batch

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,19 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from fusionkit.data.batches import ModalityReader, Units, read_ahead
+from fusionkit.data.batches import KEY_BYTES, ModalityReader, Units, read_ahead
 from fusionkit.data.threads import prefetch
 from fusionkit.errors import PluginError
 from fusionkit.store import Store, address_of
 
 FLUSH_SECONDS = 5.0
+FLUSH_BYTES = 1 << 24
+MAPPED_BYTES = 1 << 23
+"""How much of a mapped file may count as ours."""
+AROUND = 1 << 16
+"""What reading one row may map: the system maps some pages around the one that is read."""
+SORTED = np.dtype(f"S{KEY_BYTES}")
+"""How keys are compared; numpy does not sort its void type."""
 BATCH = 32
 """Rows that an encoder sees at once; a row's features do not depend on it."""
 
@@ -36,80 +44,117 @@ class FeatureTable:
     def __init__(self, store: Store, prefix: str) -> None:
         self.store = store
         self.folder = Path("features") / prefix
-        self._position: dict[bytes, tuple[int, int]] = {}
-        self._files: list[NDArray[np.float32]] = []
+        # sorted keys, and where each one's values are: the number of the file, and the row in it
+        self._keys = np.zeros(0, dtype=SORTED)
+        self._places = np.zeros((0, 2), dtype=np.int32)
+        self._files: list[_FeatureFile] = []
         self._known: set[str] = set()
-        self._buffer: list[tuple[list[bytes], Tensor]] = []
+        self._buffer: list[tuple[NDArray[np.void], Tensor]] = []
+        self._n_buffered = 0
         self._flushed = time.monotonic()
         self.refresh()
 
     def refresh(self) -> None:
         """Reads files that other processes have added."""
         folder = self.store.path(str(self.folder))
-        for path in sorted(folder.glob("*.safetensors")) if folder.exists() else []:
-            if path.name not in self._known and self.store.verify(str(self.folder / path.name)):
-                self._add_file(path)
+        found = sorted(folder.glob("*.safetensors")) if folder.exists() else []
+        self._add_files(
+            path
+            for path in found
+            if path.name not in self._known and self.store.verify(str(self.folder / path.name))
+        )
 
-    def _add_file(self, path: Path) -> None:
-        keys, values = _map_file(path)
-        self._known.add(path.name)
-        number = len(self._files)
-        self._files.append(values)
-        for position, key in enumerate(keys):
-            self._position.setdefault(key.tobytes(), (number, position))
+    def _add_files(self, paths: Iterable[Path]) -> None:
+        keys, places = [self._keys], [self._places]
+        for path in paths:
+            self._known.add(path.name)
+            file = _FeatureFile(path)
+            rows = np.arange(len(file.keys), dtype=np.int32)
+            keys.append(file.keys)
+            places.append(np.stack([np.full_like(rows, len(self._files)), rows], 1))
+            self._files.append(file)
+        if len(keys) == 1:
+            return
+        every = np.concatenate(keys)
+        order = np.argsort(every, kind="stable")
+        self._keys, self._places = every[order], np.concatenate(places)[order]
 
-    def missing(self, keys: Sequence[bytes]) -> list[int]:
+    def _find(self, keys: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Returns the index of each key among the sorted ones, and whether it is there."""
+        index = np.searchsorted(self._keys, keys.view(SORTED))
+        if not len(self._keys):
+            return index, np.zeros(len(keys), dtype=bool)
+        index = np.minimum(index, len(self._keys) - 1)
+        return index, self._keys[index] == keys.view(SORTED)
+
+    def missing(self, keys: NDArray[np.void]) -> NDArray[np.int64]:
         """Returns the indices of keys that are not stored, each distinct key once."""
-        seen: set[bytes] = set()
-        found = []
-        for index, key in enumerate(keys):
-            if key not in self._position and key not in seen:
-                seen.add(key)
-                found.append(index)
-        return found
+        absent = np.flatnonzero(~self._find(keys)[1])
+        _, first = np.unique(keys[absent].view(SORTED), return_index=True)
+        return absent[np.sort(first)]
 
-    def add(self, keys: Sequence[bytes], values: Tensor) -> None:
+    def add(self, keys: NDArray[np.void], values: Tensor) -> None:
         """Adds rows; they reach the disk every few seconds."""
-        self._buffer.append((list(keys), values))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        self._buffer.append((keys, values))
+        self._n_buffered += values.nbytes
+        if time.monotonic() - self._flushed > FLUSH_SECONDS or self._n_buffered > FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Writes what was added as one more file."""
         if self._buffer:
-            keys = [key for part, _ in self._buffer for key in part]
-            table = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), 32).copy()
+            keys = np.concatenate([keys for keys, _ in self._buffer]).view(np.uint8).reshape(-1, KEY_BYTES)
             values = torch.cat([values for _, values in self._buffer]).float().cpu().contiguous()
-            data = save({"keys": torch.from_numpy(table), "values": values})
+            data = save({"keys": torch.from_numpy(keys), "values": values})
             name = f"{hashlib.sha256(data).hexdigest()}.safetensors"
             self.store.put(str(self.folder / name), data)
             self._buffer.clear()
-            self._add_file(self.store.path(str(self.folder / name)))
+            self._n_buffered = 0
+            self._add_files([self.store.path(str(self.folder / name))])
         self._flushed = time.monotonic()
 
-    def gather(self, keys: Sequence[bytes]) -> Tensor:
+    def gather(self, keys: NDArray[np.void]) -> Tensor:
         """Returns (n, d) for keys that are all stored, at least one."""
-        places = [self._position[key] for key in keys]
-        out = np.empty((len(keys), self._files[places[0][0]].shape[1]), dtype=np.float32)
-        files = np.array([file for file, _ in places])
-        positions = np.array([position for _, position in places])
+        index, is_there = self._find(keys)
+        if not is_there.all():
+            raise KeyError(
+                f"{int((~is_there).sum())} of {len(keys)} features are not stored in {self.folder}"
+            )
+        files, rows = self._places[index].T
+        out = np.empty((len(keys), self._files[files[0]].values.shape[1]), dtype=np.float32)
         for number in np.unique(files):
             here = files == number
-            out[here] = self._files[number][positions[here]]
+            out[here] = self._files[number].take(rows[here])
         return torch.from_numpy(out)
 
 
-def _map_file(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Maps a feature file into memory, so that only the rows asked for are read."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+class _FeatureFile:
+    """One file of features, its values mapped into memory: only the rows asked for are read."""
 
-    def part(name: str, dtype: Any) -> Any:
-        start = header[name]["data_offsets"][0] + 8 + length
-        return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=tuple(header[name]["shape"]))
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._n_touched = 0
 
-    return np.array(part("keys", np.uint8)), part("values", np.float32)
+        def part(name: str, dtype: Any) -> Any:
+            start, end = header[name]["data_offsets"]
+            count = (end - start) // np.dtype(dtype).itemsize
+            return np.frombuffer(self._map, dtype, count, start + 8 + length).reshape(header[name]["shape"])
+
+        self.keys: NDArray[np.bytes_] = part("keys", np.uint8).copy().view(SORTED).reshape(-1)
+        self.values: NDArray[np.float32] = part("values", np.float32)
+
+    def take(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Returns a copy of some rows, and from time to time gives back the memory that reading them took."""
+        found = self.values[rows]
+        self._n_touched += len(rows)
+        if self._n_touched * AROUND > MAPPED_BYTES:
+            # the pages stay in the system's cache; without this, all that was ever read counts as ours
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._n_touched = 0
+        return found
 
 
 def prefix_address(node: dict[str, Any]) -> str:
@@ -125,7 +170,7 @@ def ensure_features(
     tell: Callable[[int, int], None],
     *,
     training: bool,
-    move: Callable[[Any], Any] = lambda raw: raw,
+    pin: Callable[[Any], Any] = lambda raw: raw,
 ) -> int:
     """Computes what a table lacks for some present units.
 
@@ -136,13 +181,13 @@ def ensure_features(
         encode: Maps a raw batch to (n, d).
         tell: Is told (done, all) rows.
         training: Whether the units are training views.
-        move: Brings a raw batch to the device, in the thread that reads ahead.
+        pin: Makes a raw batch ready for the device, in the thread that reads ahead.
 
     Returns:
         How many rows were computed.
     """
     keys = reader.feature_keys(units, training=training)
-    if not table.missing(keys):
+    if not len(table.missing(keys)):
         return 0
     with table.store.lock(table.folder.name, f"features of {reader.name}"):
         table.refresh()  # another process may just have computed them
@@ -150,10 +195,10 @@ def ensure_features(
         parts = read_ahead(units.take(missing), BATCH, [reader], training=training)
         done = 0
         try:
-            batches = ((part, move(reader.read(part, training=training))) for part in parts)
+            batches = ((part, pin(reader.read(part, training=training))) for part in parts)
             for part, raw in prefetch(batches, look=reader.tell_slow):
                 values = _checked(encode(raw), reader, part)
-                table.add([keys[index] for index in missing[done : done + len(values)]], values)
+                table.add(keys[missing[done : done + len(values)]], values)
                 done += len(values)
                 tell(done, len(missing))
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -15,7 +16,7 @@ from fusionkit.data.batches import Units, cut_batches, make_units
 from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, PluginError
 from fusionkit.interfaces import Fittable, InputSpec, SelfSupervised
-from fusionkit.model import calling, seed_of, state_digest
+from fusionkit.model import Scale, calling, seed_of, state_digest
 from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
 from fusionkit.store import FORMAT, Artefact, address_of
@@ -229,11 +230,12 @@ def _describe_input(spec: InputSpec, step: Step) -> dict[str, Any]:
 def _digest_rows(experiment: Experiment, rows: Sequence[int], modalities: Sequence[str]) -> str:
     manifest = experiment.manifest
     readers = [experiment.reader(name) for name in modalities]
-    lines: list[Any] = []
-    for row in rows:
+    digest = hashlib.sha256()
+    for row in rows:  # one by one: as one value, the rows of a large cohort would fill the memory
         keys = [key.hex() if (key := reader.key(row)) else None for reader in readers]
-        lines.append([manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], keys])
-    return address_of(lines)
+        line = [manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], keys]
+        digest.update(bytes.fromhex(address_of(line)))
+    return digest.hexdigest()
 
 
 def run_steps(experiment: Experiment, plan: Plan) -> int:
@@ -284,10 +286,11 @@ def _without_method(experiment: Experiment, path: str, method: str) -> PluginErr
 
 def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> None:
     path = step.learned[0]
-    if path.endswith(".scale"):  # on what the head sees in training
+    if isinstance(module, Scale):  # on what the head sees in training
         units = make_units(step.rows, experiment.reader(path.removesuffix(".scale")).n_views(training=True))
-    else:
-        units = make_units(step.rows, 1, 0)
+        module.fit_parts(chain_inputs(experiment, step.used, path, units))
+        return
+    units = make_units(step.rows, 1, 0)
     inputs = _all_inputs(experiment, step, units)
     targets = torch.from_numpy(
         experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows])
@@ -299,7 +302,7 @@ def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> No
         raise PluginError(
             f"{path}: `fit` changes a width or a shape, which is known when a part is built. Mend the plugin."
         )
-    if not path.endswith(".scale") and state_digest(cast(nn.Module, module)) == before:
+    if state_digest(cast(nn.Module, module)) == before:
         raise PluginError(
             f"{path}: `fit` changed nothing in state_dict(), so nothing of it would be kept. "
             "Keep all that is learned in parameters or buffers."

@@ -263,7 +263,9 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
         experiment,
         stage,
         step,
-        read=lambda units, training: experiment.to_device(reader.read(units, training=training)),
+        read=lambda units, training: experiment.to_device(
+            experiment.device.pin(reader.read(units, training=training))
+        ),
         logits=lambda raw: pretraining_logits(experiment, modality, encoder, classifier, raw),
         stored=(),
         raw=[reader] if reader.is_stored else [],
@@ -346,9 +348,9 @@ def predict_pretrained(
     units = make_units(rows, n_views)
     table = experiment.output_table(modality, origin, {"output": "pretraining_logits"})
     keys = reader.feature_keys(units, training=False)
-    if not keys:
+    if not len(keys):
         return np.zeros((0, n_views, experiment.task.output_dim), dtype=np.float32)
-    if table.missing(keys):
+    if len(table.missing(keys)):
         encoder: Any = experiment.module(stage.pretrain, origin)
         classifier = build_classifier(experiment, stage, encoder, origin.seed)
         experiment.restore(classifier, f"{stage.pretrain}.classifier", origin)
@@ -368,7 +370,7 @@ def predict_pretrained(
             compute,
             lambda done, total: tell("features", {"modality": modality, "done": done, "total": total}),
             training=False,
-            move=experiment.to_device,
+            pin=experiment.device.pin,
         )
     return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
 
