@@ -17,9 +17,9 @@ from memory import PLUGIN, RECIPE, write_rows
 from paired import interleave, ratio, seconds_of, summary
 from torch import nn
 
+from fusionkit.prepare import Places, plan_all, prepare
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
-from fusionkit.run import Places, plan_all, prepare
 from fusionkit.training.experiment import Experiment
 from fusionkit.training.stages import run_steps
 from fusionkit.training.supervised import run_train

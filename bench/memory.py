@@ -19,9 +19,9 @@ import numpy as np
 
 from fusionkit.cli import main as fusionkit
 from fusionkit.data.batches import make_units
+from fusionkit.prepare import Places, plan_all, prepare
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
-from fusionkit.run import Places, plan_all, prepare
 from fusionkit.training.experiment import Feed
 from fusionkit.training.stages import run_steps
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fusionkit.prepare import Places, Prepared, prepare
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
-from fusionkit.run import Places, Prepared, prepare
 
 RECIPE = """\
 name: bench

@@ -21,7 +21,7 @@ from study import prepare_study, write_study
 from torch import Tensor
 
 from fusionkit.data.batches import make_units
-from fusionkit.run import Prepared, plan_all
+from fusionkit.prepare import Prepared, plan_all
 from fusionkit.training import train
 from fusionkit.training.device import Device
 from fusionkit.training.experiment import Experiment, Origin, encode

@@ -24,9 +24,10 @@ from fusionkit.data.images import ImageInput
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, PluginError
+from fusionkit.prepare import Places, examine
 from fusionkit.recipe.load import load_recipe
 from fusionkit.registry import Registry
-from fusionkit.run import Places, examine, run
+from fusionkit.run import run
 from fusionkit.specs import ColumnSpec
 from fusionkit.store import Store, list_entries
 

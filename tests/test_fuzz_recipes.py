@@ -14,11 +14,11 @@ from strategies import answer, bounded, bounded_memory, flaws
 from fusionkit import cli
 from fusionkit.dry_run import plan_work
 from fusionkit.errors import FusionkitError
+from fusionkit.prepare import Places
 from fusionkit.recipe.components import _use_nodes
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml, load_recipe, load_text
 from fusionkit.recipe.schema import Recipe
 from fusionkit.recipe.shape import validate_strictly
-from fusionkit.run import Places
 
 REGISTRY = strategies.make_registry()
 VALIDATOR = jsonschema.Draft7Validator(strategies.SCHEMA)

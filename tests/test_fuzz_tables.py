@@ -15,8 +15,9 @@ from fusionkit.data.splits import make_folds
 from fusionkit.data.tables import check_table, parse_cell, read_table
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
+from fusionkit.prepare import Places, _subject_outcomes, check_manifest, read_manifest
 from fusionkit.recipe.load import load_text
-from fusionkit.run import Places, _subject_outcomes, check_manifest, read_manifest, run
+from fusionkit.run import run
 from fusionkit.task import Classification
 
 REGISTRY = strategies.make_registry()
