@@ -32,7 +32,7 @@ def test_json_is_all_of_stdout_and_progress_all_of_stderr(first):
     assert node["computed"] == 12
     lines = done.stderr.splitlines()
     assert lines[0] == "reading toy_pictures"
-    assert lines[1] == "audit: 4 warnings about the data; the report names them"
+    assert lines[1] == "audit: 3 warnings about the data; the report names them"
     assert lines[2] == "fold 1 of 2: fused learn_record: pretrain record.encoder on 18 rows"
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
