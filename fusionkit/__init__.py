@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusionkit.errors import (
     DataError,
     FusionkitError,
+    FusionkitWarning,
     IntegrityError,
     PluginError,
     RecipeError,
@@ -76,6 +77,7 @@ __all__ = [
     "EncoderSpec",
     "Fittable",
     "FusionkitError",
+    "FusionkitWarning",
     "Head",
     "HeadSpec",
     "ImageInput",

@@ -6,18 +6,21 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache as memoize
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 
-from fusionkit import ResourceError
+from fusionkit import FusionkitWarning, ResourceError
 from fusionkit_pathoemr.sample import SimulatedImage
 from fusionkit_pathoemr.tissue import Stain, draw_tissue
 
@@ -29,6 +32,8 @@ DRAWING = "FUSIONKIT_DRAWING"
 CHUNK = 16
 """Images that one process draws before it takes the next lot."""
 IMAGES_PER_SLIDE = 3
+WAIT_SECONDS = 2.0
+"""How long one waits for another process before saying so."""
 
 Entry = Mapping[str, Any]
 
@@ -48,7 +53,7 @@ def store_images(
         raise SystemExit(1)
     folder.mkdir(parents=True, exist_ok=True)
     # two runs that start together would otherwise draw everything twice
-    with FileLock(folder / ".lock"):
+    with _alone(folder / ".lock"):
         journal = _read_journal(folder / JOURNAL)
         known = {image.name: entry for image in images if (entry := _entry(folder, image, journal))}
         todo = [image for image in images if image.name not in known]
@@ -59,6 +64,21 @@ def store_images(
             if journal | known != journal:
                 _write_journal(folder / JOURNAL, journal | known, size, seed)
     return folder
+
+
+@contextmanager
+def _alone(lock_path: Path) -> Iterator[None]:
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        text = f"pathoemr_sample: waiting for another process, which draws these images ({lock_path})."
+        warnings.warn(text, FusionkitWarning, stacklevel=2)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def draw_image(image: SimulatedImage, size: tuple[int, int]) -> Image.Image:
@@ -93,7 +113,9 @@ def _draw_all(
     n = len(chunks)
     os.environ[DRAWING] = str(folder)
     try:
-        with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            min(workers, len(chunks)), mp_context=context, initializer=_end_with_parent
+        ) as pool:
             for entries in pool.map(_draw_chunk, chunks, [folder] * n, [size] * n):
                 yield from entries
     except BrokenProcessPool:
@@ -103,6 +125,18 @@ def _draw_all(
         ) from None
     finally:
         del os.environ[DRAWING]
+
+
+def _end_with_parent() -> None:
+    """Ends a helper process when the one that started it is killed: it would wait for work for ever."""
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _draw_chunk(

@@ -1,9 +1,14 @@
 """The source `pathoemr_sample`: a simulated cohort, the same bytes however it is made."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import re
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +18,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from fusionkit import Manifest, SourceContext
+from fusionkit import FusionkitWarning, Manifest, SourceContext
 from fusionkit_pathoemr import files, fusionkit_components
 from fusionkit_pathoemr.options import SampleOptions
 from fusionkit_pathoemr.sample import SimulatedImage, draw_cohort
@@ -270,3 +275,61 @@ def test_a_broken_journal_of_images_vouches_for_nothing(tmp_path, text):
     whole = digests(first)
     (first.root / "digests.json").write_text(text)
     assert digests(read(tmp_path)) == whole
+
+
+DRAWS = """
+import sys
+from pathlib import Path
+from fusionkit import SourceContext
+from fusionkit_pathoemr.options import SampleOptions
+from fusionkit_pathoemr.sample import SampleSource
+
+if __name__ == "__main__":
+    SampleSource(SampleOptions(patients=400)).read(SourceContext(Path(), Path(sys.argv[1]), 2))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_helper_processes_end_with_the_one_that_started_them(tmp_path):
+    script = tmp_path / "draws.py"
+    script.write_text(DRAWS)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cache")])
+    try:
+        while not list(tmp_path.glob("cache/*/*.png")):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        helpers = children_of(parent.pid)
+        assert len(helpers) >= 2
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in helpers):
+        assert time.monotonic() < deadline, "they wait for work for ever"
+        time.sleep(0.1)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may have ended just now
+            fields = status.read_text().rpartition(")")[2].split()
+            found += [int(status.parent.name)] if int(fields[1]) == pid else []
+    return found
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_whoever_waits_for_another_that_draws_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "WAIT_SECONDS", 0.01)
+    folder = Path(read(tmp_path).root)
+    holder = open(folder / ".lock")  # as another process does
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    threading.Timer(0.5, holder.close).start()
+    text = f"pathoemr_sample: waiting for another process, which draws these images ({folder / '.lock'})."
+    with pytest.warns(FusionkitWarning, match=re.escape(text)):
+        read(tmp_path)
