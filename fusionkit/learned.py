@@ -90,9 +90,9 @@ def write_model(
     write_atomic(folder / SEEN_FILE, to_bytes(Artefact(seen_tensors(experiment, rows), {})))
     index = {
         "format": FORMAT,
-        "fusionkit": __version__,
         "classes": list(manifest.classes),
         "simulated": manifest.is_simulated,
+        "fusionkit": __version__,
         "device": experiment.device.identity(),
         "plugins": _used_plugins(loaded),
         "columns": _declared_columns(loaded),
@@ -215,7 +215,11 @@ class LearnedRun:
 
     def changes(self, device: Device) -> list[str]:
         """Returns what may move a probability a little: device, versions that are not those of the run."""
-        then = {"fusionkit": self.index["fusionkit"], **self.index["device"], **self.index["plugins"]}
+        then = {
+            "fusionkit": self.index.get("fusionkit", "unknown"),
+            **self.index["device"],
+            **self.index["plugins"],
+        }
         now = {"fusionkit": __version__, **device.identity(), **_used_plugins(self.loaded)}
         return [
             f"{name} {then.get(name, 'none')}, now {now.get(name, 'none')}"

@@ -55,8 +55,9 @@ def _note_stop(folder: Path, marker: Mapping[str, Any], error: BaseException, se
         what, problems = "interrupted", []
     elif isinstance(error, FusionkitError):
         problems = list(error.problems)
-    _write(folder, {**marker, "status": f"{what} after {seconds:.0f} s", "problems": problems})
-    line = {"seconds": round(seconds, 3), "event": f"run_{what}", "problems": problems}
+    found = {"status": f"{what} after {seconds:.0f} s", "problems": problems}
+    _write(folder, {**marker, **found})
+    line = {"seconds": round(seconds, 3), "event": "run_stopped", **found}
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
 

@@ -81,4 +81,4 @@ def test_a_run_that_failed_says_why_in_its_folder(fusionkit, home, tmp_path):
     marker = json.loads((folder / "unfinished.json").read_text())
     assert [f"error: {problem}" for problem in marker["problems"]] == err.splitlines()
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-    assert (last["event"], last["problems"]) == ("run_failed", marker["problems"])
+    assert (last["event"], last["problems"]) == ("run_stopped", marker["problems"])

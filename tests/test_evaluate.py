@@ -18,6 +18,7 @@ from PIL import Image
 import fusionkit_manifest
 from fusionkit.errors import DataError, IntegrityError, RecipeError, ResourceError
 from fusionkit.evaluate import Seen, evaluate, source_overrides
+from fusionkit.evaluation.summary import report_text
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
 from fusionkit.prepare import Places
@@ -429,3 +430,15 @@ def test_three_classes_have_no_threshold_and_are_evaluated_all_the_same(study, t
     manifest = read_rows(learned, tmp_path / "d" / "rows.csv", None, None)
     answers = predict(learned, manifest, study.places, quiet)
     assert {row.predicted for row in answers.rows} <= {"no", "yes", "perhaps"}
+
+
+def test_data_without_any_picture_are_answered_by_the_record(study, holdout, tmp_path):
+    rows = [[row[0], "", *row[2:]] for row in rows_of("b", 2)]
+    report = study.other(holdout, tmp_path, rows).report
+    assert report["answered"] == {"record": 36}
+    models = report["models"]
+    assert models["fused"]["subject"] == models["record"]["subject"]
+    assert models["image"]["n_subjects"] == 0
+    assert models["image"]["subject"]["roc_auc"]["value"] is None
+    lines = report_text(report).splitlines()
+    assert next(line for line in lines if line.startswith("image  ")).split() == ["image", *["none"] * 4]

@@ -35,8 +35,12 @@ VARIABLES = {
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "how precisely CUDA multiplies",
     "CUDA_VISIBLE_DEVICES": "which GPU is used",
     "LD_PRELOAD": "which libraries are used",
+    "FUSIONKIT_DATA": "the data root",
+    "FUSIONKIT_STORE": "the store",
+    "OMP_NUM_THREADS": "threads of libraries; torch has training.threads",
+    "MKL_NUM_THREADS": "threads of libraries; torch has training.threads",
 }
-"""Environment variables that can change the last digits of a number."""
+"""What some environment variables decide."""
 LITTLE = 2 * 2**30
 """Bytes of disk below which a note is due: a VGG16 checkpoint has 0.2 GiB, and features come on top."""
 
@@ -65,7 +69,7 @@ def run(
         "packages": dict(_versions()),
         "machine": _look_at_machine(),
         "folders": folders,
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "variables": _variables(),
         "plugins": {plugin.name: plugin.version for plugin in registry.plugins.values()},
         "broken plugins": dict(registry.broken),
         "problems": [*machine_problems, *plugin_problems],
@@ -100,6 +104,13 @@ def _look_at_machine() -> dict[str, Any]:
         "memory": total,
         "free memory": free,
     }
+
+
+def _variables() -> dict[str, str]:
+    """Returns the variables that can change a number or a speed; every run's environment.json has them."""
+    from fusionkit.training.device import VARIABLES as RECORDED
+
+    return {name: text for name, text in sorted(os.environ.items()) if RECORDED.fullmatch(name)}
 
 
 def _memory() -> tuple[int | None, int | None]:
@@ -197,9 +208,9 @@ def _as_text(found: dict[str, Any], registry: Registry) -> Iterator[str]:
     yield from ("", "Folders")
     for name, folder in found["folders"].items():
         yield from _row(name, f"{folder['path']}: {_describe_folder(name, folder)}")
-    yield from ("", "Environment variables that can change the last digits of a number")
+    yield from ("", "Environment variables that can change a number or a speed")
     for name, value in found["variables"].items():
-        yield from _row(f"{name}={value}", VARIABLES[name])
+        yield from _row(f"{name}={value}", VARIABLES.get(name, ""))
     if not found["variables"]:
         yield "  none is set"
     yield from ("", "Plugins")
@@ -224,6 +235,8 @@ def _row(label: str, text: str) -> list[str]:
     """Returns one line of a table, or several where it is long."""
     width, indent = min(shutil.get_terminal_size().columns, 110), 22
     label = f"  {label}"
+    if not text:
+        return [label]
     first = f"{label:<{indent}}" if len(label) < indent else f"{label}\n{' ' * indent}"
     lines = textwrap.wrap(text, width - indent, break_on_hyphens=False) or [""]
     return [first + lines[0], *(" " * indent + line for line in lines[1:])]
