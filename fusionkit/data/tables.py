@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import hashlib
 import io
 import json
 import math
-import os
 import random
 import re
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fusionkit.data.manifest import Manifest
+from fusionkit.data.parquet import read_parquet
 from fusionkit.errors import DataError, RecipeError, shorten, suggest
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.specs import TABULAR_KINDS, ColumnSpec
@@ -289,13 +286,7 @@ def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
-    try:
-        with _panics_unseen():
-            frame = pl.read_parquet(path)
-    # a panic of polars, which hostile bytes can cause, is no Exception
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = shorten(" ".join(str(error).split()), 200)
-        raise DataError(f"{path}: not a whole Parquet file ({reason}). Write it again.") from None
+    frame = read_parquet(path)
     names = [name.strip() for name in frame.columns]
     _check_header(path, names)
     frame.columns = names
@@ -305,22 +296,6 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: cells that are no single value (columns: {shown}). Write them as text.")
     # a NaN in a column of floats is how other tools write an empty cell
     return frame.with_columns(pl.selectors.float().fill_nan(None)).cast(pl.String)
-
-
-@contextlib.contextmanager
-def _panics_unseen() -> Iterator[None]:
-    """Keeps the report of a panic, which goes straight to standard error, off the screen."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as report:
-        os.dup2(report.fileno(), 2)
-        try:
-            yield
-            report.seek(0)
-            os.write(kept, report.read())  # no panic: what was said is for the reader
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:

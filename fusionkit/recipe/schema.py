@@ -25,6 +25,7 @@ PRETRAINED = "_pretrained"
 """Ends the name under which the report has a pretrain stage's own classifier."""
 # Beyond anything real; so that a slip such as 1e9 is a sentence, and not hours of silence or a full memory.
 MAX_EPOCHS = 100_000
+LARGEST = 1e38  # what float32 holds; whatever learns too fast is stopped by its loss
 MAX_REPEATS = 1000
 MAX_NAME = 80
 MAX_TRAININGS = 10_000
@@ -100,9 +101,9 @@ class LoopOptions(Node):
     """Rows per optimiser step."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """The optimiser; sgd has momentum .9."""
-    learning_rate: float = Field(3e-4, gt=0, le=1000)
+    learning_rate: float = Field(3e-4, gt=0, le=LARGEST)
     """Largest learning rate of the schedule."""
-    weight_decay: float = Field(0.01, ge=0, le=1000)
+    weight_decay: float = Field(0.01, ge=0, le=LARGEST)
     """Decoupled for adamw, L2 otherwise."""
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rate falls to zero over all steps."""
@@ -139,9 +140,9 @@ class FitStage(LoopOptions):
     """Rows per optimiser step (self-supervised parts)."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adam"
     """The optimiser (self-supervised parts)."""
-    learning_rate: float = Field(1e-3, gt=0, le=1000)
+    learning_rate: float = Field(1e-3, gt=0, le=LARGEST)
     """Largest learning rate of the schedule (self-supervised parts)."""
-    weight_decay: float = Field(0.0, ge=0, le=1000)
+    weight_decay: float = Field(0.0, ge=0, le=LARGEST)
     """Decoupled for adamw, L2 otherwise (self-supervised parts)."""
 
 
