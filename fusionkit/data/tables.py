@@ -31,7 +31,7 @@ VERSION = 1
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = torch.finfo(torch.float32).max
-_MEMO_ROWS = 65536
+_MEMO_ROWS = 4096
 _SHOWN = 20
 
 

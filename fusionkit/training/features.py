@@ -24,7 +24,7 @@ from fusionkit.store import Store, address_of
 FLUSH_SECONDS = 5.0
 FLUSH_BYTES = 1 << 24
 MAPPED_BYTES = 1 << 23
-"""How much of a mapped file may count as ours."""
+"""How much of the mapped files may count as ours."""
 AROUND = 1 << 16
 """What reading one row may map: the system maps some pages around the one that is read."""
 SORTED = np.dtype(f"S{KEY_BYTES}")
@@ -50,7 +50,7 @@ class FeatureTable:
         self._files: list[_FeatureFile] = []
         self._known: set[str] = set()
         self._buffer: list[tuple[NDArray[np.void], Tensor]] = []
-        self._n_buffered = 0
+        self._n_buffered = self._n_read = 0
         self._flushed = time.monotonic()
         self.refresh()
 
@@ -124,7 +124,13 @@ class FeatureTable:
         out = np.empty((len(keys), self._files[files[0]].values.shape[1]), dtype=np.float32)
         for number in np.unique(files):
             here = files == number
-            out[here] = self._files[number].take(rows[here])
+            out[here] = self._files[number].values[rows[here]]
+        self._n_read += len(keys)
+        if self._n_read * AROUND > MAPPED_BYTES:
+            # without this, all that was ever read counts as ours
+            for file in self._files:
+                file.release()
+            self._n_read = 0
         return torch.from_numpy(out)
 
 
@@ -136,7 +142,6 @@ class _FeatureFile:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._n_touched = 0
 
         def part(name: str, dtype: Any) -> Any:
             start, end = header[name]["data_offsets"]
@@ -146,15 +151,9 @@ class _FeatureFile:
         self.keys: NDArray[np.bytes_] = part("keys", np.uint8).copy().view(SORTED).reshape(-1)
         self.values: NDArray[np.float32] = part("values", np.float32)
 
-    def take(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Returns a copy of some rows, and from time to time gives back the memory that reading them took."""
-        found = self.values[rows]
-        self._n_touched += len(rows)
-        if self._n_touched * AROUND > MAPPED_BYTES:
-            # the pages stay in the system's cache; without this, all that was ever read counts as ours
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._n_touched = 0
-        return found
+    def release(self) -> None:
+        """Gives back the memory that reading took; the pages stay in the system's cache."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def prefix_address(node: dict[str, Any]) -> str:
