@@ -137,16 +137,8 @@ def choose_device(options: TrainingNode) -> Device:
         precision, reason = options.precision, "the recipe says so"
     threads = options.threads or _n_cores()
     torch.set_num_threads(threads)
-    if type_ == "cuda":
-        _be_exact()
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 in convolutions too; tf32 has 10 bits
     return Device(type_, precision, threads, reason, options.compile)
-
-
-def _be_exact() -> None:
-    """Lets a GPU give the same numbers every time, and lets fp32 mean fp32 in convolutions too."""
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False  # torch's default is tf32, with 10 bits
 
 
 def _n_cores() -> int:
