@@ -1,7 +1,7 @@
 # Needs Python 3.11 to 3.13, make and git; everything else is installed into .venv.
 PYTHON ?= python3
 
-.PHONY: run test check slow
+.PHONY: run test check slow bench
 
 run: .venv/.installed
 	.venv/bin/fusionkit run recipes/breast_rfn.yaml
@@ -11,6 +11,11 @@ test: .venv/.installed-dev
 
 slow: .venv/.installed-dev
 	FUSIONKIT_SLOW=1 .venv/bin/pytest -m slow
+
+# some 8 minutes on an idle machine; writes bench/results/ and docs/performance.png
+bench: .venv/.installed-bench
+	.venv/bin/python bench/run.py
+	.venv/bin/python bench/figure.py
 
 check: .venv/.installed-dev
 	.venv/bin/ruff check .
@@ -27,6 +32,10 @@ check: .venv/.installed-dev
 .venv/.installed: pyproject.toml | .venv/.created
 	.venv/bin/pip install --quiet -e .
 	touch $@
+
+.venv/.installed-bench: pyproject.toml | .venv/.created
+	.venv/bin/pip install --quiet -e '.[bench]'
+	touch $@ .venv/.installed
 
 .venv/.installed-dev: pyproject.toml | .venv/.created
 	.venv/bin/pip install --quiet -e '.[dev]'

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import mmap
 from collections import Counter
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusionkit import AugmentOptions, ImageInput, ImageOptions, ViewOptions
 from fusionkit.data.batches import Keys, ModalityReader, make_units
-from fusionkit.errors import PluginError
+from fusionkit.errors import IntegrityError, PluginError
 from fusionkit.store import Store
 from fusionkit.training import features
 from fusionkit.training.features import FeatureTable, ensure_features, prefix_address
@@ -150,32 +149,26 @@ def test_a_broken_file_is_set_aside_and_its_rows_computed_again(tmp_path, reader
     assert torch.equal(table.gather(reader.feature_keys(units, training=True)), direct(reader, units))
 
 
-def test_values_are_mapped_not_read(tmp_path, reader):
-    table = FeatureTable(Store(tmp_path), "p")
-    ensure(table, reader, make_units(range(36), 3), Encode())
+def test_values_stay_on_the_disk_until_their_rows_are_asked_for(tmp_path, reader):
+    table, units = FeatureTable(Store(tmp_path), "p"), make_units(range(36), 3)
+    ensure(table, reader, units, Encode())
     (file,) = table._files
-    assert isinstance(file._map, mmap.mmap)
-    assert np.may_share_memory(file.values, np.frombuffer(file._map, np.uint8))
-    assert not file.values.flags.writeable
-
-
-def test_what_gives_its_memory_back_reads_the_same(tmp_path, reader, monkeypatch):
-    """Pages of a mapped file are released after every read here; they are read again from the file."""
-    units = make_units(range(36), 3)
-    ensure(FeatureTable(Store(tmp_path), "p"), reader, units, Encode())
+    data = file.path.read_bytes()
+    last = file._start + 107 * 8  # of 108 rows of two floats
+    file.path.write_bytes(data[:last] + bytes(8) + data[last + 8 :])
     keys = reader.feature_keys(units, training=True)
-    kept = FeatureTable(Store(tmp_path), "p").gather(keys)
-    monkeypatch.setattr(features, "MAPPED_BYTES", 0)
-    released = FeatureTable(Store(tmp_path), "p")
-    for start in range(0, len(keys), 5):
-        assert torch.equal(released.gather(keys[start : start + 5]), kept[start : start + 5])
+    assert table.gather(keys[-1:]).flatten().tolist() == [0, 0]
+    assert torch.equal(table.gather(keys[:-1]), direct(reader, units)[:-1])
+    file.path.write_bytes(data[: last + 4])
+    with pytest.raises(IntegrityError, match=r"shorter than what was written\. Run again"):
+        table.gather(keys)
 
 
 def test_what_is_computed_reaches_the_disk_before_it_fills_the_memory(tmp_path, reader, monkeypatch):
     monkeypatch.setattr(features, "FLUSH_BYTES", 3 * 32 * 2 * 4)  # more than three batches of two floats
     table = FeatureTable(Store(tmp_path), "p")
     ensure(table, reader, make_units(range(36), 3, 2), Encode())  # 216 rows: seven batches
-    assert [len(file.values) for file in table._files] == [128, 88]
+    assert [file.n_rows for file in table._files] == [128, 88]
 
 
 def test_features_that_are_not_stored_are_never_made_up(tmp_path):

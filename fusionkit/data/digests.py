@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-_MEMO_FILES = 32768
+_MEMO_FILES = 8192
 """How many digests are kept: readers keep those of their own rows, so that this serves what is read twice."""
 _memo: dict[tuple[int, int, int, int, int], bytes] = {}
 

@@ -33,7 +33,7 @@ VERSION = 1
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = torch.finfo(torch.float32).max
-_MEMO_ROWS = 65536
+_MEMO_ROWS = 4096
 _SHOWN = 20
 _NO_SINGLE_VALUE = (pl.Binary, pl.Object, pl.Duration)
 _MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

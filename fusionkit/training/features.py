@@ -1,10 +1,10 @@
-"""Features of frozen prefixes: computed once per row, kept in the store, gathered by memory map."""
+"""Features of frozen prefixes: computed once per row, kept in the store, read row by row."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,15 +18,11 @@ from torch import Tensor
 
 from fusionkit.data.batches import KEY_BYTES, ModalityReader, Units, read_ahead
 from fusionkit.data.threads import prefetch
-from fusionkit.errors import PluginError
+from fusionkit.errors import IntegrityError, PluginError
 from fusionkit.store import Store, address_of
 
 FLUSH_SECONDS = 5.0
 FLUSH_BYTES = 1 << 24
-MAPPED_BYTES = 1 << 23
-"""How much of a mapped file may count as ours."""
-AROUND = 1 << 16
-"""What reading one row may map: the system maps some pages around the one that is read."""
 SORTED = np.dtype(f"S{KEY_BYTES}")
 """How keys are compared; numpy does not sort its void type."""
 BATCH = 32
@@ -121,40 +117,36 @@ class FeatureTable:
                 f"{int((~is_there).sum())} of {len(keys)} features are not stored in {self.folder}"
             )
         files, rows = self._places[index].T
-        out = np.empty((len(keys), self._files[files[0]].values.shape[1]), dtype=np.float32)
+        out = np.empty((len(keys), self._files[files[0]].dim), dtype=np.float32)
         for number in np.unique(files):
-            here = files == number
-            out[here] = self._files[number].take(rows[here])
+            here = np.flatnonzero(files == number)
+            self._files[number].read(rows[here], out, here)
         return torch.from_numpy(out)
 
 
 class _FeatureFile:
-    """One file of features, its values mapped into memory: only the rows asked for are read."""
+    """One file of features: its keys are read at once, its values row by row when they are asked for.
+
+    Not through a memory map: the system maps far more than the rows asked for, and all of it counts as ours.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._n_touched = 0
+            self._start = header["values"]["data_offsets"][0] + 8 + length
+            file.seek(header["keys"]["data_offsets"][0] + 8 + length)
+            self.n_rows, self.dim = header["values"]["shape"]
+            self.keys = np.frombuffer(file.read(self.n_rows * KEY_BYTES), SORTED)
 
-        def part(name: str, dtype: Any) -> Any:
-            start, end = header[name]["data_offsets"]
-            count = (end - start) // np.dtype(dtype).itemsize
-            return np.frombuffer(self._map, dtype, count, start + 8 + length).reshape(header[name]["shape"])
-
-        self.keys: NDArray[np.bytes_] = part("keys", np.uint8).copy().view(SORTED).reshape(-1)
-        self.values: NDArray[np.float32] = part("values", np.float32)
-
-    def take(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Returns a copy of some rows, and from time to time gives back the memory that reading them took."""
-        found = self.values[rows]
-        self._n_touched += len(rows)
-        if self._n_touched * AROUND > MAPPED_BYTES:
-            # the pages stay in the system's cache; without this, all that was ever read counts as ours
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._n_touched = 0
-        return found
+    def read(self, rows: NDArray[np.int32], out: NDArray[np.float32], at: NDArray[np.int64]) -> None:
+        """Reads some rows into others of `out`."""
+        size = out.itemsize * self.dim
+        with open(self.path, "rb", buffering=0) as file:
+            for row, place in zip(rows.tolist(), at.tolist(), strict=True):
+                if os.preadv(file.fileno(), [out[place]], self._start + row * size) != size:
+                    raise IntegrityError(f"{self.path}: shorter than what was written. Run again.")
 
 
 def prefix_address(node: dict[str, Any]) -> str:
