@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy_images import FOLD, make_experiment, make_manifest, make_pictures, with_cell
+from toy_images import make_experiment, make_manifest, make_pictures
 
 from fusionkit.data.batches import make_units
-from fusionkit.data.splits import Fold
 from fusionkit.errors import PluginError
 from fusionkit.training.checks import (
     CHECKED_ROWS,
@@ -19,25 +18,10 @@ from fusionkit.training.checks import (
     check_finite,
     find_not_finite,
     name_rows,
-    warn_of_one_class,
 )
 from fusionkit.training.experiment import Feed
 
 OTHER = "gives other values for the same rows in another batch"
-
-
-def test_a_modality_of_one_class_in_some_folds_is_said_with_their_number(tmp_path):
-    make_pictures(tmp_path / "pictures")
-    manifest = make_manifest(tmp_path / "pictures")
-    for row in [row for row in range(24) if manifest.outcomes[row] == "yes"]:
-        manifest = with_cell(with_cell(manifest, "number", row, None), "word", row, None)
-    experiment = make_experiment(tmp_path, manifest=manifest)
-    later = Fold(0, 1, train=tuple(range(12, 36)), validation=(), test=tuple(range(12)))
-    assert warn_of_one_class(experiment, [later]) == []
-    assert warn_of_one_class(experiment, [FOLD, later]) == [
-        "record: in 1 of 2 folds the training samples that have it are of one class only (no); that it is "
-        "there gives the outcome away, and nothing else can be learned from it."
-    ]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def test_a_fitted_scale_equals_sklearns(seed, n_rows, offset, spread):
     scaled = Scale(4).fit(torch.from_numpy(values))(torch.from_numpy(values)).numpy()
     varies = values.astype(np.float64).std(0) > 1e-6
     expected = StandardScaler().fit_transform(values.astype(np.float64))
-    np.testing.assert_allclose(scaled[:, varies], expected[:, varies], atol=2e-3)
+    # the mean is kept in fp32, and what its last bit is worth depends on the spread around it
+    rounding = np.finfo(np.float32).eps * np.abs(values).max(0) / values.astype(np.float64).std(0).clip(1e-9)
+    assert (np.abs(scaled - expected) <= 1e-3 + rounding)[:, varies].all()
     assert np.abs(scaled[:, ~varies]).max() < 1e-4
     assert (scaled[:, 2] == 0).all()
     assert not varies[2]
