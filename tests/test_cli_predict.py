@@ -189,5 +189,9 @@ def test_ctrl_c_ends_with_a_sentence(predict, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fusionkit.predict.predict", interrupt)
-    last = "interrupted: what was computed is kept; give the same command again.\n"
-    assert predict("rows.csv", *PICTURES, "-q") == (130, "", last)
+    code, out, err = predict("rows.csv", *PICTURES, "-q")
+    assert (code, out) == (130, "")
+    first, second = err.splitlines()
+    assert first == "interrupted: what was computed is kept. To go on, give the same command:"
+    assert second.startswith("  fusionkit -p ")
+    assert second.endswith(" ".join(["", "rows.csv", *PICTURES, "-q"]))

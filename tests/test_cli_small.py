@@ -201,7 +201,7 @@ def test_a_mistake_is_a_sentence_and_a_code(arguments, code, message, call):
         *((kind(["one", "two"]), kind.exit_code, "error: one\nerror: two\n") for kind in errors.FusionkitError.__subclasses__()),
         (KeyboardInterrupt(), 130, ""),
         (MemoryError(), 8, "error: memory is full. Ask for smaller batches or fewer workers.\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "a"), 8, "error: a: No space left on device.\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), 8, "error: a: No space left on device. Mend that; what was computed is kept.\n"),
         (ZeroDivisionError("x"), 1, "error: this is a bug in fusionkit or in a plugin. Please report it with the lines above.\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",

@@ -22,7 +22,7 @@ from fusionkit.specs import ImageOptions
 from fusionkit.store import Artefact, Store
 from fusionkit.task import Classification
 from fusionkit.training.device import Device
-from fusionkit.training.features import FeatureTable, ensure_features, prefix_address
+from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 N_SHARED_MODULES = 24
@@ -298,8 +298,9 @@ def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> T
     """Returns a frozen encoder's features of a raw batch, (n, d) in fp32."""
     encoder = experiment.module(f"{modality}.encoder", origin)
     with torch.inference_mode(), experiment.device.autocast():
-        features = encoder(experiment.to_device(raw))
-    return check_features(f"{modality}.encoder", encoder, features).float()
+        features = encoder(fill_up(experiment.to_device(raw)))
+    features = check_features(f"{modality}.encoder", encoder, features).float()
+    return features[: len(raw)] if isinstance(raw, Tensor) else features
 
 
 def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Units) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from fusionkit.data.batches import ModalityReader, Units, epoch_order, make_unit
 from fusionkit.model import ModalityBatch, seed_of
 from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
 from fusionkit.training.experiment import Experiment, Feed, Origin
-from fusionkit.training.features import ensure_features
+from fusionkit.training.features import ensure_features, fill_up
 from fusionkit.training.train import Job, run_loop
 
 if TYPE_CHECKING:
@@ -274,9 +274,9 @@ def predict_pretrained(
 
         def compute(raw: Any) -> Tensor:
             with torch.inference_mode():
-                return pretraining_logits(
-                    experiment, modality, encoder, classifier, experiment.to_device(raw)
-                )
+                filled = fill_up(experiment.to_device(raw))
+                logits = pretraining_logits(experiment, modality, encoder, classifier, filled)
+                return logits[: len(raw)] if isinstance(raw, Tensor) else logits
 
         tell = experiment.tell
         ensure_features(
