@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ GRACE_SECONDS = 5
 """How long an epoch may go on, to be saved whole, once a stop is asked for; schedulers kill after 10."""
 
 
+AGAIN_SECONDS = 1.0
 STDERR = 2
 
 
@@ -38,9 +40,11 @@ def listening() -> Iterator[None]:
         number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN
     ]
     before = {number: signal.signal(number, _receive) for number in heard}
+    before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
         yield
     finally:
+        is_asked()  # silences the alarm
         _request.is_made = False
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -73,15 +77,20 @@ def _receive(number: int, frame: FrameType | None) -> None:
             _stop_at_once()
         return
     _request.is_made = True
+    first = GRACE_SECONDS if _request.is_postponed else AGAIN_SECONDS
+    signal.signal(signal.SIGALRM, _ring)
+    signal.setitimer(signal.ITIMER_REAL, first, AGAIN_SECONDS)
     if not _request.is_postponed:
         raise KeyboardInterrupt
     _say(f"interrupted: ends and saves this epoch ({GRACE_SECONDS} seconds at most); Ctrl-C stops at once.")
-    signal.signal(signal.SIGALRM, _ring)
-    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
 
 def _ring(number: int, frame: FrameType | None) -> None:
-    if _request.is_postponed:
+    """Interrupts, and again where that was swallowed (imports and callbacks do), but not what cleans up."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    if error is None:
         raise KeyboardInterrupt
 
 

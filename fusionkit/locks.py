@@ -44,11 +44,12 @@ class Holder:
         return f"process {self.pid} on {self.host} (since {when}{stopped})"
 
     def _is_stopped(self) -> bool:
-        status = Path(f"/proc/{self.pid}/stat")
-        if self.host != platform.node() or not status.exists():
-            return False
+        try:
+            status = Path(f"/proc/{self.pid}/stat").read_text(errors="replace")
+        except OSError:
+            return False  # it has just ended, or this system tells of no processes
         # the name in parentheses may hold anything; the state follows it
-        return status.read_text(errors="replace").rpartition(")")[2].split()[0] in ("T", "t")
+        return self.host == platform.node() and status.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 class Busy(Exception):

@@ -35,8 +35,10 @@ def test_processes_on_one_empty_store_compute_each_artefact_once(nursery, tmp_pa
 @pytest.mark.slow
 def test_of_four_processes_one_is_killed_and_the_others_finish(nursery, tmp_path, undisturbed):
     place = tmp_path / "x"
-    # the first one is on its way, and dies at a checkpoint while the others wait for it
-    doomed = nursery.start(place, fault={"at": 5, "event": "os.rename", "under": "checkpoints/"})
+    # the first one holds the first lock, and dies at a checkpoint while the others wait for it
+    fault = {"at": 1, "event": "os.rename", "under": "checkpoints/", "learning_rate": 0.3}
+    doomed = nursery.start(place, fault=fault)
+    doomed.wait_for("learn_record: pretrain")
     others = [nursery.start(place) for _ in range(3)]
     assert [child.wait() for child in others] == [0, 0, 0], [child.err() for child in others]
     assert doomed.wait() == -signal.SIGKILL

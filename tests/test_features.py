@@ -16,7 +16,7 @@ from fusionkit.data.batches import Keys, ModalityReader, make_units
 from fusionkit.errors import IntegrityError, PluginError
 from fusionkit.store import Store
 from fusionkit.training import features
-from fusionkit.training.features import FeatureTable, ensure_features, prefix_address
+from fusionkit.training.features import BATCH, FeatureTable, ensure_features, fill_up, prefix_address
 
 OPTIONS = ImageOptions(
     size=8, augment=AugmentOptions(), views=ViewOptions(patches={4: 2}), eval_views=ViewOptions(), draws=2
@@ -245,3 +245,24 @@ def test_the_address_of_a_prefix_follows_what_computes_it():
     one = prefix_address({"encoder": {"use": "a"}, "precision": "fp32"})
     assert one == prefix_address({"precision": "fp32", "encoder": {"use": "a"}})
     assert one != prefix_address({"encoder": {"use": "a"}, "precision": "bf16"})
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 8, 11])
+def test_a_rows_features_do_not_depend_on_how_many_rows_are_missing(n_rows):
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(64, 128, 3, padding=1)]
+    encoder = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(128 * 16 * 16, 64)).eval()
+    images = torch.rand(BATCH, 3, 16, 16)
+    with torch.inference_mode():
+        expected = encoder(images)[:n_rows]
+        found = encoder(fill_up(images[:n_rows]))[:n_rows]
+    assert torch.equal(found, expected)
+
+
+def test_a_batch_is_filled_up_with_its_last_row_and_only_if_it_is_a_tensor():
+    assert fill_up(torch.tensor([[1.0], [2.0]])).tolist() == [[1.0]] + [[2.0]] * 7
+    whole = torch.zeros(8, 1)
+    assert fill_up(whole) is whole
+    words = [["a"], ["b"]]
+    assert fill_up(words) is words
+    assert len(fill_up(torch.zeros(0, 3))) == 0

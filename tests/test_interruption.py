@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import threading
@@ -110,6 +111,37 @@ def test_where_nothing_can_be_saved_it_stops_at_once():
     with pytest.raises(KeyboardInterrupt), interruption.listening():
         signal.raise_signal(signal.SIGTERM)
     assert not interruption.is_asked()
+
+
+def test_an_interrupt_that_is_swallowed_comes_again(monkeypatch):
+    """Python itself swallows what is raised in the callbacks of an import."""
+    monkeypatch.setattr(interruption, "AGAIN_SECONDS", 0.05)
+
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt), interruption.listening():
+        swallow()
+
+
+def test_what_cleans_up_is_not_interrupted_again(monkeypatch):
+    monkeypatch.setattr(interruption, "AGAIN_SECONDS", 0.05)
+    cleaned = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            with contextlib.suppress(ValueError):
+                raise ValueError
+            time.sleep(0.3)
+            cleaned.append(True)
+
+    with pytest.raises(KeyboardInterrupt), interruption.listening():
+        work()
+    assert cleaned == [True]
 
 
 def test_handlers_are_as_before_afterwards():

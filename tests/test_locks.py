@@ -66,6 +66,8 @@ def test_one_waits_for_whom_the_card_names_and_says_so_again(tmp_path, monkeypat
 
 def test_a_holder_is_described_by_number_machine_and_time():
     assert Holder(7, "elsewhere", 0.0).describe().startswith("process 7 on elsewhere (since 19")
+    assert "stopped" not in Holder(os.getpid(), platform.node(), 0.0).describe()
+    assert "stopped" not in Holder(2**30, platform.node(), 0.0).describe(), "there is no such process"
 
 
 def test_users_are_those_that_run(tmp_path):

@@ -31,7 +31,7 @@ from fusionkit.store import Artefact, Store
 from fusionkit.task import Classification
 from fusionkit.training.checks import check_alone, check_finite
 from fusionkit.training.device import Device
-from fusionkit.training.features import FeatureTable, ensure_features, prefix_address
+from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
 from fusionkit.training.memory import Portions, count_rows, take_rows
 
 Tell = Callable[[str, Mapping[str, Any]], None]
@@ -337,7 +337,8 @@ def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> T
         return check_features(path, encoder, to_fp32(features))
 
     def encode_rows(some: Any) -> Tensor:
-        return experiment.in_portions(f"features of {modality}", some, compute)
+        found = experiment.in_portions(f"features of {modality}", fill_up(some), compute)
+        return found[: len(some)] if isinstance(some, Tensor) else found
 
     values = encode_rows(raw)
     check_alone(experiment, path, values, raw, encode_rows)

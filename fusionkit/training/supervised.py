@@ -19,7 +19,7 @@ from fusionkit.model import ModalityBatch, calling, check_features, describe, se
 from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.experiment import Experiment, Feed, Origin
-from fusionkit.training.features import ensure_features
+from fusionkit.training.features import ensure_features, fill_up
 from fusionkit.training.train import Job, run_loop
 
 if TYPE_CHECKING:
@@ -360,7 +360,8 @@ def predict_pretrained(
                 return pretraining_logits(experiment, modality, encoder, classifier, raw)
 
         def compute(raw: Any) -> Tensor:
-            return experiment.in_portions(f"pretrained {modality}", raw, compute_part)
+            logits = experiment.in_portions(f"pretrained {modality}", fill_up(raw), compute_part)
+            return logits[: len(raw)] if isinstance(raw, Tensor) else logits
 
         tell = experiment.tell
         ensure_features(
