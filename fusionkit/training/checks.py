@@ -137,7 +137,9 @@ def _is_allowed(experiment: Experiment, path: str, values: Tensor) -> Tensor:
 def warn_of_parts(store: Store, addresses: Collection[str]) -> list[str]:
     """Returns a warning where artefacts were learned from parts of batches, because memory was full."""
     learned = [store.metadata(address) for address in addresses]
-    stages = {entry["stage"] for entry in learned if any("parts" in epoch for epoch in entry["history"])}
+    # what another process has pruned meanwhile has no metadata
+    cut = [entry for entry in learned if any("parts" in epoch for epoch in entry.get("history", ()))]
+    stages = {entry["stage"] for entry in cut}
     if not stages:
         return []
     return [
