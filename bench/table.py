@@ -1,4 +1,4 @@
-"""Prints the table of docs/performance.md from a file of bench/results. Usage: python bench/table.py [NAME]."""
+"""Prints the table of docs/performance.md. Usage: python bench/table.py NAME, a file of bench/results."""
 
 from __future__ import annotations
 
