@@ -89,11 +89,13 @@ class ModalityBatch:
 
 
 @contextmanager
-def calling(path: str, method: str = "forward") -> Iterator[None]:
+def calling(
+    path: str, method: str = "forward", passing: type[BaseException] = FusionkitError
+) -> Iterator[None]:
     """Names the part in whatever a plugin's own code raises inside; the cause is kept for the log."""
     try:
         yield
-    except (FusionkitError, KeyboardInterrupt):
+    except (FusionkitError, KeyboardInterrupt, passing):
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         # the training loop knows what to do about these two

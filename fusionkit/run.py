@@ -25,7 +25,7 @@ from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_
 from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
 from fusionkit.interfaces import SourceContext
 from fusionkit.learned import Member, json_bytes, patterns_of, write_model
-from fusionkit.model import PartFactory
+from fusionkit.model import PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
@@ -116,7 +116,9 @@ def prepare(loaded: LoadedRecipe, places: Places, tell: Tell) -> Prepared:
 def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
     """Reads the recipe's source."""
     context = SourceContext(places.data, places.store / "sources", workers)
-    return loaded.source.read(context)
+    use = loaded.source_plan.use
+    with calling("source", f"read of {use}", OSError):  # a disk that refuses is no plugin's mistake
+        return loaded.source.read(context)
 
 
 def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from fusionkit.data.batches import (
     BLOCK,
     ModalityReader,
     Units,
+    cut_batches,
     draw_seed,
     epoch_order,
     make_units,
     read_ahead,
 )
+from fusionkit.data.threads import prefetch
 from fusionkit.errors import DataError, PluginError
 
 
@@ -56,6 +59,39 @@ def test_chunks_are_consecutive_and_complete(n_rows, size):
     parts = list(units.chunks(size))
     assert [triple for part in parts for triple in triples(part)] == triples(units)
     assert all(len(part) == size for part in parts[:-1])
+
+
+# batches that learn
+
+
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_batches_that_learn_are_consecutive_complete_and_none_is_a_single_row(n_rows, size):
+    parts = cut_batches(n_rows, size)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(n_rows))
+    sizes = [part.stop - part.start for part in parts]
+    assert all(length == size for length in sizes[:-1])
+    if size > 1 and n_rows > 1:
+        assert min(sizes) > 1
+        assert max(sizes) <= size + 1
+
+
+def test_a_last_batch_of_one_joins_the_one_before_and_no_other_batch_changes():
+    def sizes(n_rows: int, size: int) -> list[int]:
+        return [part.stop - part.start for part in cut_batches(n_rows, size)]
+
+    assert sizes(33, 8) == [8, 8, 8, 9]
+    assert sizes(34, 8) == [8, 8, 8, 8, 2]
+    assert sizes(32, 8) == [8, 8, 8, 8]
+    assert sizes(3, 1) == [1, 1, 1], "asked for"
+    assert sizes(1, 8) == [1], "there is no other"
+    assert sizes(0, 8) == []
+
+
+@pytest.mark.parametrize(("learning", "sizes"), [(True, [4, 5]), (False, [4, 4, 1])])
+def test_only_what_learns_joins_a_last_batch_of_one(manifest, learning, sizes):
+    reader = record_reader(manifest)
+    parts = read_ahead(make_units(range(9), 1), 4, [reader], training=True, learning=learning)
+    assert [len(part) for part in parts] == sizes
 
 
 # an epoch's order
@@ -290,7 +326,7 @@ def test_a_problem_names_the_sample(manifest):
         assert str(error.value).startswith(message)
 
 
-class Slow(TabularInput):
+class OneByOne(TabularInput):
     """The same records; only the core's own spec is read into one array."""
 
 
@@ -298,11 +334,112 @@ class Slow(TabularInput):
 def test_a_table_in_one_array_equals_records_one_by_one(index):
     manifest = toy_images.make_manifest(Path(), blanks=True)
     columns = {name: manifest.schema[name] for name in ("number", "word")}
-    quick, slow = (ModalityReader("record", manifest, spec(columns), 0) for spec in (TabularInput, Slow))
+    quick, slow = (ModalityReader("record", manifest, spec(columns), 0) for spec in (TabularInput, OneByOne))
     for part in (index, index[::-1]):  # the second time from memory
         batches = [reader.read(make_units(part, 1, 0), training=True) for reader in (quick, slow)]
         assert torch.equal(batches[0].nan_to_num(-99), batches[1].nan_to_num(-99))
         assert batches[0].dtype == batches[1].dtype
+
+
+class Failing(ImageInput):
+    """Fails on one file in a way of its own."""
+
+    def __init__(self, error: BaseException, method: str) -> None:
+        super().__init__(AUGMENTED, ("picture",))
+        self.error, self.method = error, method
+
+    def _fail(self, cells, method):
+        if cells["picture"] is not None and cells["picture"].name == "10.png" and method == self.method:
+            raise self.error
+
+    def content_key(self, cells):
+        self._fail(cells, "content_key")
+        return super().content_key(cells)
+
+    def load(self, cells, cuts):
+        self._fail(cells, "load")
+        return super().load(cells, cuts)
+
+
+WHERE = "sample sample10 (subject subject03)"
+
+
+@pytest.mark.parametrize("method", ["load", "content_key"])
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            OSError(5, "Input/output error"),
+            DataError,
+            f"{WHERE}: 10.png: cannot be read (OSError: [Errno 5] Input/output error). "
+            "Check the file and its rights.",
+        ),
+        (
+            ValueError("odd"),
+            PluginError,
+            f"image.encoder: `METHOD` of Failing fails on {WHERE}: 10.png (ValueError: odd). "
+            "Mend the plugin, or look at this row.",
+        ),
+        (
+            SystemExit(0),
+            PluginError,
+            f"image.encoder: `METHOD` of Failing fails on {WHERE}: 10.png (SystemExit: 0). "
+            "Mend the plugin, or look at this row.",
+        ),
+        (PluginError("a: b."), PluginError, "a: b."),
+        (MemoryError(), MemoryError, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whatever_a_read_raises_names_subject_and_file(manifest, method, error, kind, said, workers):
+    reader = ModalityReader("image", manifest, Failing(error, method), 3, workers)
+    with pytest.raises(kind) as caught:
+        list(prefetch(reader.read(make_units([row], 1), training=True) for row in (9, 10, 12)))
+    assert str(caught.value) == said.replace("METHOD", method)
+
+
+class Slow(ImageInput):
+    """Waits on one file until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__(AUGMENTED, ("picture",))
+        self.go_on = threading.Event()
+
+    def load(self, cells, cuts):
+        if cells["picture"].name == "10.png":
+            self.go_on.wait(30)
+        return super().load(cells, cuts)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_read_that_takes_long_is_told_with_subject_and_file_and_waited_for(manifest, monkeypatch, workers):
+    monkeypatch.setattr("fusionkit.data.batches.SLOW_SECONDS", 0.05)
+    monkeypatch.setattr("fusionkit.data.threads.LOOK_SECONDS", 0.01)
+    spec, told = Slow(), []
+
+    def tell(name, data):
+        told.append((name, data))
+        if len(told) == 2:
+            spec.go_on.set()
+
+    reader = ModalityReader("image", manifest, spec, 3, workers, tell)
+    parts = (reader.read(make_units([9, row], 1), training=True) for row in (10, 12))
+    assert len(list(prefetch(parts, look=reader.tell_slow))) == 2
+    assert len(told) == 2
+    for name, data in told:
+        assert name == "still_reading"
+        assert data.pop("seconds") >= 0
+        assert data == {
+            "modality": "image",
+            "sample": "sample10",
+            "subject": "subject03",
+            "cells": "10.png",
+        }
+    assert reader._reading == {}
+    reader.tell_slow()
+    assert len(told) == 2
 
 
 class TwoViews(TabularInput):

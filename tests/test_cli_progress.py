@@ -68,6 +68,34 @@ def test_of_many_folds_the_first_speaks_at_length_and_the_others_now_and_then(ca
     )
 
 
+TROUBLE = [
+    ("memory_full", {"where": "stage fuse", "rows": 8, "parts": 2, "why": "x"}),
+    (
+        "still_reading",
+        {"modality": "image", "sample": "s1", "subject": "p1", "cells": "a.png", "seconds": 60},
+    ),
+]
+TROUBLE_LINES = [
+    "stage fuse: memory is full, batches are computed in 2 parts",
+    "image: still reading sample s1 (subject p1): a.png, for 60 s; Ctrl-C ends the run",
+]
+
+
+def test_what_a_user_must_know_is_told_in_every_fold(capsys, now):
+    with progress.show_progress(quiet=False) as tell:
+        tell("fold_started", {"fold": 2, "folds": 10})
+        for event in TROUBLE:
+            tell(*event)
+    assert capsys.readouterr().err.splitlines() == [f"fold 2 of 10: {line}" for line in TROUBLE_LINES]
+
+
+def test_on_a_terminal_what_a_user_must_know_is_a_line_that_stays():
+    bar = Progress(console=Console(file=io.StringIO(), width=100))
+    for event in TROUBLE:
+        progress._Live(bar).tell(*event)
+    assert bar.console.file.getvalue().splitlines() == TROUBLE_LINES
+
+
 def make_live():
     bar = Progress(console=Console(file=io.StringIO(), width=80))
     return bar, progress._Live(bar)

@@ -201,6 +201,7 @@ def test_a_mistake_is_a_sentence_and_a_code(arguments, code, message, call):
         *((kind(["one", "two"]), kind.exit_code, "error: one\nerror: two\n") for kind in errors.FusionkitError.__subclasses__()),
         (KeyboardInterrupt(), 130, ""),
         (MemoryError(), 8, "error: memory is full. Ask for narrower layers or smaller batches.\n"),
+        (RuntimeError("can't start new thread"), 8, "error: the machine starts no further thread. Ask for fewer workers.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "a"), 8, "error: a: No space left on device.\n"),
         (ZeroDivisionError("x"), 1, "error: this is a bug in fusionkit or in a plugin. Please report it with the lines above.\n"),
     ],

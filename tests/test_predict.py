@@ -14,7 +14,7 @@ import pytest
 import toy_images
 import toys
 
-from fusionkit import ColumnSpec, RaiserSpec, hookimpl
+from fusionkit import ColumnSpec, RaiserSpec, __version__, hookimpl
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.learned import open_run
 from fusionkit.predict import Answers, predict, read_rows
@@ -280,12 +280,15 @@ def test_other_versions_than_the_runs_are_said(tmp_path, monkeypatch):
     path = result.folder / "model" / "index.json"
     index = json.loads(path.read_text())
     del index["digest"]
+    assert index["fusionkit"] == __version__
+    index["fusionkit"] = "0.0.9"
     index["plugins"]["toys"] = "9.9"
     index["device"] |= {"torch": "1.0", "precision": "bf16"}
     path.write_text(json.dumps({**index, "digest": address_of(index)}))
     import torch
 
     assert answer_rows(result, tmp_path, cells()[:1]).changes == (
+        f"fusionkit 0.0.9, now {__version__}",
         "precision bf16, now fp32",
         f"torch 1.0, now {torch.__version__}",
         "toys 9.9, now 0",

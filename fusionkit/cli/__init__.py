@@ -124,6 +124,8 @@ def _call(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             return _report(ResourceError(f"{error.filename or 'the machine'}: {error.strerror}."))
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            return _report(ResourceError("the machine starts no further thread. Ask for fewer workers."))
         if is_out_of_memory(error):
             return _report(ResourceError("memory is full. Ask for narrower layers or smaller batches."))
         traceback.print_exc()

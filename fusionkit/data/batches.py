@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -102,12 +103,10 @@ def cut_batches(n_rows: int, size: int) -> list[slice]:
     Batch normalisation cannot learn from one row, and one row alone would steer a whole step. Batches of one
     that are asked for (`size` 1), and a single row in all, stay as they are.
     """
-    starts = list(range(0, n_rows, size))
+    stops = [*range(size, n_rows, size), n_rows]
     if size > 1 and n_rows > size and n_rows % size == 1:
-        starts.pop()
-    return [
-        slice(start, stop) for start, stop in zip(starts, [*starts[1:], n_rows], strict=True) if n_rows > 0
-    ]
+        del stops[-2]
+    return [slice(start, stop) for start, stop in pairwise([0, *stops]) if stop > start]
 
 
 def read_ahead(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,14 +24,16 @@ TOLERANCE = {"fp32": 0.01, "bf16": 0.05}
 """Of the largest value: kernels round otherwise for batches of another size, what is kept moves more."""
 
 
-def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Any) -> None:
+def check_alone(
+    experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Callable[[Any], Tensor]
+) -> None:
     """Raises PluginError if a frozen encoder's features depend on a row's neighbours or on earlier calls.
 
     The first rows of the first batch that it sees in this process are computed again, by themselves and in
     reverse. A raw batch whose rows cannot be told apart is computed again as it is.
     """
-    if not _is_first(experiment, [path]):
-        return
+    if not _is_first(experiment, [path]) or not bool(torch.isfinite(values).all()):
+        return  # what is not finite has a message of its own
     n_rows = min(CHECKED_ROWS, len(values))
     if count_rows(raw) == len(values):
         expected, again = values[:n_rows].flip(0), encode(take_rows(raw, _reversed(n_rows)))
@@ -42,7 +44,12 @@ def check_alone(experiment: Experiment, path: str, values: Tensor, raw: Any, enc
 
 
 def check_model_alone(
-    experiment: Experiment, model: FusionModel, make: Any, index: NDArray[Any], logits: Tensor
+    experiment: Experiment,
+    model: FusionModel,
+    make: Callable[[NDArray[Any]], Mapping[str, ModalityBatch]],
+    compute: Callable[[NDArray[Any]], Tensor],
+    index: NDArray[Any],
+    logits: Tensor,
 ) -> None:
     """Raises PluginError if logits depend on a row's neighbours or on earlier calls, naming the first part.
 
@@ -50,16 +57,17 @@ def check_model_alone(
         experiment: The recipe and its rows.
         model: The model, all of it frozen.
         make: Makes the batch of some units, by index.
+        compute: Computes their logits.
         index: The units of a batch.
         logits: What the model gave for them.
     """
     if not _is_first(experiment, experiment.factory.paths()):
         return
     n_rows = min(CHECKED_ROWS, len(logits))
-    few: Mapping[str, ModalityBatch] = make(index[:n_rows][::-1])
-    if _is_close(experiment, logits[:n_rows].flip(0), model(few)):
+    first = index[:n_rows][::-1]
+    if _is_close(experiment, logits[:n_rows].flip(0), compute(first)):
         return
-    whole = make(index)
+    few, whole = make(first), make(index)
     for modality, part in few.items():
         n_here = int(part.present.sum())
         if n_here:
@@ -153,7 +161,9 @@ def warn_of_one_class(experiment: Experiment, folds: Sequence[Fold]) -> list[str
 def warn_of_parts(store: Store, addresses: Collection[str]) -> list[str]:
     """Returns a warning where artefacts were learned from parts of batches, because memory was full."""
     learned = [store.metadata(address) for address in addresses]
-    stages = {entry["stage"] for entry in learned if any("parts" in epoch for epoch in entry["history"])}
+    # what another process has pruned meanwhile has no metadata
+    cut = [entry for entry in learned if any("parts" in epoch for epoch in entry.get("history", ()))]
+    stages = {entry["stage"] for entry in cut}
     if not stages:
         return []
     return [

@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from fusionkit.data.batches import ModalityReader, Units, cut_batches, epoch_order, make_units, read_ahead
 from fusionkit.data.threads import prefetch
 from fusionkit.errors import PluginError
-from fusionkit.model import FusionModel, ModalityBatch, calling, check_features, describe, seed_of, to_fp32
+from fusionkit.model import ModalityBatch, calling, check_features, describe, seed_of, to_fp32
 from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.experiment import Experiment, Feed, Origin
@@ -322,23 +322,20 @@ def predict_logits(
     def make(index: NDArray[np.int64]) -> dict[str, ModalityBatch]:
         return feed.batch(units.take(index), training=False)
 
+    def compute(index: NDArray[np.int64]) -> Tensor:
+        portions = experiment.portions("prediction")
+        return torch.cat(portions.run(len(index), lambda part: model(make(index[part])).float()))
+
     with torch.inference_mode():
         for start in range(0, len(everyone), EVAL_BATCH):
             index = everyone[start : start + EVAL_BATCH]
-            logits = _predict_part(experiment, model, make, index)
+            logits = compute(index)
             if not bool(torch.isfinite(logits).all()):
                 path, bad = find_not_finite(experiment, model, make(index)) or ("head", np.arange(len(index)))
                 raise not_finite(experiment, origins, path, units.rows[index[bad]])
-            check_model_alone(experiment, model, make, index, logits)
+            check_model_alone(experiment, model, make, compute, index, logits)
             out[index] = logits.cpu().numpy()
     return out.reshape(len(rows), n_views, experiment.task.output_dim)
-
-
-def _predict_part(
-    experiment: Experiment, model: FusionModel, make: Callable[..., Any], index: NDArray[np.int64]
-) -> Tensor:
-    parts = experiment.portions("prediction").run(len(index), lambda part: model(make(index[part])).float())
-    return torch.cat(parts)
 
 
 def predict_pretrained(
