@@ -45,7 +45,7 @@ def draw_memory(axes: Axes, memory: dict[str, Any]) -> None:
     axes.set_xlabel("samples")
     axes.set_ylabel("MB, largest resident set")
     axes.set_title("Peak memory of a process", fontsize=10)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="lower left")
 
 
 def main(name: str | None = None) -> None:
