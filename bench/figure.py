@@ -31,6 +31,7 @@ def draw_speeds(axes: Axes, vgg: dict[str, Any]) -> None:
         for place, value in zip(places, values, strict=True):
             axes.text(place, value, f"{value:.3g}", ha="center", va="bottom", fontsize=7)
     axes.set_xticks(range(len(parts)), [part.replace("_", ", ") for part in parts])
+    axes.margins(y=0.45)  # room for the legend
     axes.set_ylabel("images per second")
     axes.set_title("VGG16 at 224 pixels", fontsize=10)
     axes.legend(fontsize=7)
@@ -40,11 +41,11 @@ def draw_memory(axes: Axes, memory: dict[str, Any]) -> None:
     for name, style in (("extraction", "s:"), ("head", "o-"), ("predict", "^--")):
         axes.plot(memory["samples"], memory[name], style, label=name)
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(memory["extraction"]))
     axes.set_xlabel("samples")
     axes.set_ylabel("MB, largest resident set")
     axes.set_title("Peak memory of a process", fontsize=10)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="lower left")
 
 
 def main(name: str | None = None) -> None:

@@ -72,11 +72,11 @@ def main(parts: list[str]) -> None:
         sys.exit(f"bench: no part is called {', '.join(sorted(unknown))}. Known: {', '.join(PARTS)}.")
     machine = describe()
     path = HERE / "results" / f"{kind_of(machine)}.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for part in parts or PARTS:
         started = time.monotonic()
         print(f"{part} ...", end=" ", flush=True)
         done = subprocess.run([sys.executable, str(HERE / f"{part}.py")], stdout=subprocess.PIPE, check=True)
+        results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         results[part] = {"machine": machine, **json.loads(done.stdout)}
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")

@@ -31,7 +31,7 @@ N_NAMED = 5
 """How many missing cells of a row are named one by one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What is said about one row.
 
@@ -140,11 +140,9 @@ def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell)
     for name in sorted(set(answering) - {NO_MODEL}):
         rows = [row for row, model in enumerate(answering) if model == name]
         # in the order of contents, each once: a row's place in the table changes not even the last digit
-        contents = _by_content(experiments[name], rows)
-        first = [contents[content][0] for content in sorted(contents)]
+        first, content = _by_content(experiments[name], rows)
         found = mean_probabilities(learned, experiments[name], name, first)
-        for content, values in zip(sorted(contents), found, strict=True):
-            probabilities[contents[content]] = values
+        probabilities[rows] = found[content]
     predictions = []
     for row, model in enumerate(answering):
         known = None if model == NO_MODEL else tuple(map(float, probabilities[row]))
@@ -195,18 +193,19 @@ def _has_learned(learned: LearnedRun, here: Collection[str]) -> bool:
     return is_whole or frozenset(here) in learned.trained_on(FUSED)
 
 
-def _by_content(experiment: Experiment, rows: Sequence[int]) -> dict[bytes, list[int]]:
-    """Returns the rows of each distinct content of what the model reads."""
-    readers = [experiment.reader(name) for name in experiment.modalities]
-    found: dict[bytes, list[int]] = {}
-    for row in rows:
-        content = b"".join(reader.key(row) or bytes(32) for reader in readers)
-        found.setdefault(content, []).append(row)
-    return found
+def _by_content(experiment: Experiment, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Returns a row of each distinct content of what the model reads, and which content each row has."""
+    index = np.asarray(rows, dtype=np.int64)
+    keys = [experiment.reader(name).keys(index).view(np.uint8) for name in experiment.modalities]
+    contents = np.concatenate([key.reshape(len(index), -1) for key in keys], axis=1)
+    _, first, content = np.unique(
+        contents.view(f"S{contents.shape[1]}").reshape(-1), return_index=True, return_inverse=True
+    )
+    return index[first], content
 
 
 def mean_probabilities(
-    learned: LearnedRun, experiment: Experiment, name: str, rows: Sequence[int]
+    learned: LearnedRun, experiment: Experiment, name: str, rows: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Returns a model's probabilities (n, k) of some rows: the mean over its folds and initialisations."""
     views = learned.loaded.recipe.evaluation.views

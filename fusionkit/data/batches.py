@@ -210,6 +210,11 @@ class ModalityReader:
         found: NDArray[np.bool_] = self._state[index] == _PRESENT
         return found
 
+    def keys(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
+        """Returns the rows' content keys, zeros where the modality is absent."""
+        self.present(rows)
+        return self._keys[rows]
+
     def cuts(self, units: Units, *, training: bool) -> list[Cut]:
         """Returns what to cut for each unit; all of their rows are present."""
         views = self.spec.views(training=training)
