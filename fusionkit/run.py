@@ -51,7 +51,9 @@ class RunResult:
 def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) -> RunResult:
     """Runs a recipe; what the store holds is not computed again."""
     folder = make_run_folder(places.runs, loaded.recipe.name)
-    given = {"data_root": str(places.data.absolute()), "store": str(places.store.absolute())}
+    named = [str(Path(name).absolute()) if Path(name).exists() else name for name in registry.named]
+    folders = {"data_root": str(places.data.absolute()), "store": str(places.store.absolute())}
+    given = {**folders, "plugins": named}
     log = folder / "log.jsonl"
     with marked_unfinished(folder, given), using(places.store), _open_log(log) as write:
         started = time.monotonic()

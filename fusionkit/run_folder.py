@@ -22,7 +22,7 @@ INDEX = Path("model", "index.json")
 
 
 @contextlib.contextmanager
-def marked_unfinished(folder: Path, given: Mapping[str, str]) -> Iterator[None]:
+def marked_unfinished(folder: Path, given: Mapping[str, Any]) -> Iterator[None]:
     """Marks a run's folder until all is done; where something stops it, marker and log say what.
 
     Args:

@@ -36,7 +36,7 @@ def fusionkit(home, capsys, monkeypatch):
     return lambda *arguments: call(capsys, *arguments)
 
 
-def test_a_killed_run_says_so_and_is_continued_to_the_same_numbers(home, fusionkit):
+def test_a_killed_run_says_so_and_is_continued_to_the_same_numbers(home, fusionkit, monkeypatch):
     (folder,) = (home / "runs" / "pictures").iterdir()
     name = f"runs/pictures/{folder.name}"
     assert json.loads((folder / "unfinished.json").read_text())["status"] == "still running, or killed"
@@ -51,7 +51,9 @@ def test_a_killed_run_says_so_and_is_continued_to_the_same_numbers(home, fusionk
     assert (code, out) == (4, "")
     assert err.startswith("error: runs/pictures/latest: no run of this recipe has finished yet. Continue ")
 
-    code, out, err = fusionkit("resume", "--json", "-q")
+    with monkeypatch.context() as without:
+        without.setattr("command_line.TOYS", [])  # it knows which plugins `-p` named
+        code, out, err = fusionkit("resume", "--json", "-q")
     assert (code, err) == (0, f"continuing {name}\n")
     continued = json.loads(out)
     whole = json.loads(fusionkit("run", "pictures.yaml", *LONG, "--store", "other", "--json", "-q")[1])

@@ -172,7 +172,8 @@ def test_the_machine_is_described_as_json():
     described = describe_environment(Device("cpu", "fp32", 1, "so"))
     assert set(describe_machine()) < set(described)
     assert json.loads(json.dumps(described)) == described
-    assert described["device"] == {"type": "cpu", "precision": "fp32", "threads": 1, "reason": "so"}
+    device = {"type": "cpu", "precision": "fp32", "threads": 1, "reason": "so", "compiles": False}
+    assert described["device"] == device
     assert described["packages"]["numpy"] == np.__version__
     assert described["threads"]["torch"] == torch.get_num_threads()
     assert any("oneDNN" in line or "MKL" in line for line in described["libraries"])

@@ -143,6 +143,7 @@ def test_the_environment_holds_what_else_could_matter(nursery, tmp_path):
         "precision": "fp32",
         "threads": 1,
         "reason": "the recipe says so",
+        "compiles": False,
     }
     assert found["threads"]["torch"] == 1
     expected = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE", "KMP_BLOCKTIME": "0"}

@@ -9,6 +9,7 @@ import typer
 
 from fusionkit.cli.places import DataRoot, RunsRoot, StoreRoot
 from fusionkit.cli.run import run as run_recipe
+from fusionkit.cli.session import Session
 
 
 def run(
@@ -31,6 +32,9 @@ def run(
 
     folder = find_unfinished(run_folder, runs)
     given = read_marker(folder)
+    plugins = given.get("plugins")
+    if isinstance(plugins, list):
+        context.obj = Session(tuple(dict.fromkeys([*context.obj.plugins, *map(str, plugins)])))
     typer.echo(f"continuing {folder}", err=True)
     run_recipe(
         context,
