@@ -103,16 +103,16 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
     variants = {main: experiment(main, loaded)}
     if len(modalities) > 1 and recipe.evaluation.modalities_alone:
         variants |= {name: experiment(name, loaded.alone(name)) for name in modalities}
-    specs = {}
+    readers = {}
     for name in modalities:
         try:
-            specs[name] = variants[main].reader(name).spec
+            readers[name] = variants[main].reader(name)
         except DataError as error:  # its weights are not there
             problems += [Finding("encoder", sentence) for sentence in error.problems]
     audit = audit_data(
         loaded,
         manifest,
-        specs,
+        readers,
         outcomes,
         folds,
         store,

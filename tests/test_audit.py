@@ -49,8 +49,8 @@ def audit(
     """Audits the toy recipe on rows; the pictures lie in a folder."""
     experiment = toy_images.make_experiment(folder, *overrides, manifest=manifest)
     loaded, rows = experiment.factory.loaded, experiment.manifest
-    specs = {name: experiment.reader(name).spec for name in loaded.columns}
-    return audit_data(loaded, rows, specs, outcomes_of(rows), folds, experiment.store, threads=2)
+    readers = {name: experiment.reader(name) for name in loaded.columns}
+    return audit_data(loaded, rows, readers, outcomes_of(rows), folds, experiment.store, threads=2)
 
 
 def toy_manifest(folder: Path, **columns: Sequence[str | None]) -> Manifest:
@@ -193,8 +193,8 @@ def test_a_plugin_that_fails_on_a_file_is_named_with_the_row(tmp_path, monkeypat
     with pytest.raises(PluginError) as error:
         audit(tmp_path)
     assert str(error.value) == (
-        "sample sample00 (subject subject00): image.encoder: load fails "
-        "(ZeroDivisionError: division by zero). Mend the plugin, or the file."
+        "image.encoder: `load` of ImageInput fails on sample sample00 (subject subject00): 00.png "
+        "(ZeroDivisionError: division by zero). Mend the plugin, or look at this row."
     )
 
 
@@ -620,13 +620,13 @@ def test_neither_threads_nor_blocks_change_what_is_found(tmp_path, monkeypatch):
         (tmp_path / "pictures" / f"{row:02}.png").write_bytes(b"x")
     experiment = toy_images.make_experiment(tmp_path, manifest=manifest)
     loaded = experiment.factory.loaded
-    specs = {name: experiment.reader(name).spec for name in loaded.columns}
+    readers = {name: experiment.reader(name) for name in loaded.columns}
     monkeypatch.setattr(audit_files, "_BLOCK", 5)
     found = [
         audit_data(
             loaded,
             manifest,
-            specs,
+            readers,
             outcomes_of(manifest),
             (),
             Store(tmp_path / str(threads)),

@@ -373,6 +373,6 @@ def test_an_input_spec_that_fails_names_the_row_and_its_cells(run, tmp_path):
     code, err = run(write_plugin(tmp_path, encoder=code), ENCODER, "split.test=0.17")
     assert code == 5
     assert err == (
-        "error: sample sample07 (subject subject02): image.encoder: load fails (OverflowError: too bright). "
-        "Mend the plugin, or the file.\n"
+        "error: image.encoder: `load` of ImageInput fails on sample sample07 (subject subject02): 07.png "
+        "(OverflowError: too bright). Mend the plugin, or look at this row.\n"
     )

@@ -235,8 +235,8 @@ def test_a_modality_that_one_class_alone_has_is_said_in_the_report(run):
 
     report = report_of(run(spoil))
     assert [text for text in report["warnings"] if text.startswith("genes: only")] == [
-        "genes: only ill subjects (12 of 24) have it, so that its presence gives the outcome away. "
-        "Look at how the rows were gathered."
+        "genes: only ill subjects (18 of 36) have it, so that its presence gives the outcome away. "
+        "Look at how the data were gathered."
     ]
 
 

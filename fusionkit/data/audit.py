@@ -20,13 +20,13 @@ from fusionkit.data.audit_columns import (
     settling_values,
 )
 from fusionkit.data.audit_files import Files, Finding, Whole, decode_files, digest_files, duplicates
+from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.data.tables import bad_cells
 from fusionkit.errors import DataError
-from fusionkit.interfaces import InputSpec
 from fusionkit.recipe.load import LoadedRecipe
-from fusionkit.specs import TABULAR_KINDS, ColumnSpec
+from fusionkit.specs import ColumnSpec
 from fusionkit.store import Store, address_of
 
 BoolArray = NDArray[np.bool_]
@@ -113,7 +113,7 @@ class Audit:
 def audit_data(
     loaded: LoadedRecipe,
     manifest: Manifest,
-    specs: Mapping[str, InputSpec],
+    readers: Mapping[str, ModalityReader],
     outcomes: Mapping[str, int],
     folds: Sequence[Fold],
     store: Store,
@@ -126,7 +126,7 @@ def audit_data(
     Args:
         loaded: The recipe.
         manifest: The rows; they have every column that the recipe reads.
-        specs: How each modality's cells are read.
+        readers: Who reads each modality's cells.
         outcomes: Class index of each subject, -1 where unknown; empty where some contradict each other.
         folds: The splits; empty where there are none.
         store: Remembers which files were found whole.
@@ -137,10 +137,10 @@ def audit_data(
     schema = {name: manifest.schema[name] for name in names}
     files = Files()
     digest_files(manifest, [name for name, spec in schema.items() if spec.kind == "file"], files)
-    for modality, spec in specs.items():
-        if any(schema[name].kind not in TABULAR_KINDS for name in spec.columns):
-            whole = Whole(store, _reading(loaded, modality, spec))
-            decode_files(manifest, modality, spec, whole, files, threads, tell)
+    for reader in readers.values():
+        if reader.is_stored:
+            whole = Whole(store, _reading(loaded, reader))
+            decode_files(manifest, reader, whole, files, threads, tell)
     bad, n_bad = bad_cells(manifest, schema, _LISTED)
     errors = [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
     errors += [*files.problems, *duplicates(manifest, files, folds)]
@@ -186,15 +186,15 @@ def _warnings(
     return warnings
 
 
-def _reading(loaded: LoadedRecipe, modality: str, spec: InputSpec) -> str:
+def _reading(loaded: LoadedRecipe, reader: ModalityReader) -> str:
     """Returns the address of how a modality's cells are read: all that decides what is accepted."""
-    plan = loaded.parts[f"{modality}.encoder"]
+    plan = loaded.parts[f"{reader.name}.encoder"]
     return address_of(
         {
             "use": plan.use,
             "version": plan.plugin.version,
             "options": plan.options,
-            "input": spec.identity(),
+            "input": reader.spec.identity(),
         }
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,16 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fusionkit.data.batches import ModalityReader
 from fusionkit.data.digests import file_digest
 from fusionkit.data.images import ImageInput
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
-from fusionkit.errors import DataError, PluginError
-from fusionkit.interfaces import Cells, Cut, InputSpec
+from fusionkit.data.threads import map_in_threads, prefetch
+from fusionkit.errors import DataError
+from fusionkit.interfaces import Cells, Cut
 from fusionkit.store import Artefact, Store, read_artefact, to_bytes
 
 _SAVE_SECONDS = 5.0
-_BLOCK = 1024
+_BLOCK = 8
+"""Files that a thread reads before it is told how far they are."""
 _SHOWN = 4
 
 
@@ -137,8 +139,7 @@ def _ids(manifest: Manifest, *rows: int) -> tuple[str, ...]:
 
 def decode_files(
     manifest: Manifest,
-    modality: str,
-    spec: InputSpec,
+    reader: ModalityReader,
     whole: Whole,
     files: Files,
     threads: int,
@@ -148,80 +149,66 @@ def decode_files(
 
     Args:
         manifest: The rows.
-        modality: Its name.
-        spec: How its cells are read.
+        reader: Reads them.
         whole: The contents that are known to be whole.
         files: Where to put what is found; rows whose file has a problem already are passed over.
         threads: How many images are decoded side by side; a plugin's own files are read one by one.
         tell: Is told how many of how many are done.
     """
-    rows, present = _contents(manifest, modality, spec, files)
-    files.present[modality] = present
+    rows, present = _contents(manifest, reader, files)
+    files.present[reader.name] = present
     todo = {key: row for key, row in rows.items() if key not in whole.keys}
     files.remembered += len(rows) - len(todo)
     files.decoded += len(todo)
-    done = 0
-    with ThreadPoolExecutor(threads if isinstance(spec, ImageInput) else 1) as pool:
-        try:
-            for block in _blocks(list(todo.items())):
-                problems = pool.map(lambda entry: _read(manifest, entry[1], modality, spec), block)
-                for (key, _), found in zip(block, problems, strict=True):
-                    files.problems += found
-                    if not found:
-                        whole.add(key)
-                    done += 1
-                    tell(done, len(todo))
-        finally:
-            pool.shutdown(cancel_futures=True)
-            whole.save()
-
-
-def _blocks(entries: list[tuple[bytes, int]]) -> Iterator[list[tuple[bytes, int]]]:
-    """Yields the entries some at a time: what waits in the pool takes more memory than its name."""
-    for start in range(0, len(entries), _BLOCK):
-        yield entries[start : start + _BLOCK]
-
-
-def _read(manifest: Manifest, row: int, modality: str, spec: InputSpec) -> list[Finding]:
-    """Reads one row, all of it, and returns what is wrong with it."""
-    view = spec.views(training=False)[0]
+    done, workers = 0, threads if isinstance(reader.spec, ImageInput) else 0
+    blocks = _blocks(list(todo.items()), max(1, threads) * _BLOCK)
+    found = (
+        map_in_threads(lambda entry: (entry[0], _read(reader, entry[1])), part, workers) for part in blocks
+    )
     try:
-        spec.load(manifest.cells_of(row, spec.columns), [Cut(view)])
+        for part in prefetch(found, look=reader.tell_slow):
+            for key, problems in part:
+                files.problems += problems
+                if not problems:
+                    whole.add(key)
+            done += len(part)
+            tell(done, len(todo))
+    finally:
+        whole.save()
+
+
+def _blocks(entries: list[tuple[bytes, int]], size: int) -> Iterator[list[tuple[bytes, int]]]:
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]
+
+
+def _read(reader: ModalityReader, row: int) -> list[Finding]:
+    """Reads one row, all of it, and returns what is wrong with it."""
+    try:
+        reader.load(row, [Cut(reader.spec.views(training=False)[0])])
     except DataError as error:
-        return [
-            Finding("file", f"{manifest.where(row)}: {problem}", _ids(manifest, row))
-            for problem in error.problems
-        ]
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _plugin_error(manifest, row, modality, "load", error) from error
+        return [Finding("file", problem, _ids(reader.manifest, row)) for problem in error.problems]
     return []
 
 
 def _contents(
-    manifest: Manifest, modality: str, spec: InputSpec, files: Files
+    manifest: Manifest, reader: ModalityReader, files: Files
 ) -> tuple[dict[bytes, int], NDArray[np.bool_]]:
     """Returns the first row of each content, and for which rows the modality exists."""
     rows: dict[bytes, int] = {}
     present = np.zeros(len(manifest), dtype=bool)
     for row in range(len(manifest)):
         try:
-            cells = manifest.cells_of(row, spec.columns)
+            cells = manifest.cells_of(row, reader.spec.columns)
         except DataError:
             continue  # named by digest_files
         if not _are_there(cells, row, files):
             continue
         try:
-            key = spec.content_key(cells)
+            key = reader.key(row)
         except DataError as error:
-            files.problems += [
-                Finding("file", f"{manifest.where(row)}: {text}", _ids(manifest, row))
-                for text in error.problems
-            ]
+            files.problems += [Finding("file", problem, _ids(manifest, row)) for problem in error.problems]
             continue
-        except Exception as error:
-            raise _plugin_error(manifest, row, modality, "content_key", error) from error
         if key is not None:
             present[row] = True
             rows.setdefault(key, row)
@@ -231,13 +218,6 @@ def _contents(
 def _are_there(cells: Cells, row: int, files: Files) -> bool:
     """Says whether every file of a row's cells could be read."""
     return all(row in files.digests.get(name, {}) for name, cell in cells.items() if isinstance(cell, Path))
-
-
-def _plugin_error(manifest: Manifest, row: int, modality: str, what: str, error: Exception) -> PluginError:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return PluginError(
-        f"{manifest.where(row)}: {modality}.encoder: {what} fails ({reason}). Mend the plugin, or the file."
-    )
 
 
 def duplicates(manifest: Manifest, files: Files, folds: Sequence[Fold]) -> list[Finding]:

@@ -263,7 +263,7 @@ class ModalityReader:
             if items[index] is None:
                 by_row.setdefault(int(row), []).append(index)
         loaded = map_in_threads(
-            lambda row: self._load(row, [cuts[i] for i in by_row[row]]), list(by_row), self.workers
+            lambda row: self.load(row, [cuts[i] for i in by_row[row]]), list(by_row), self.workers
         )
         for indices, found in zip(by_row.values(), loaded, strict=True):
             for index, item in zip(indices, found, strict=True):
@@ -275,16 +275,17 @@ class ModalityReader:
         if self._table is None:
             return self.spec.collate([self._record(row) for row in rows.tolist()])
         for row in rows[~self._is_read[rows]].tolist():
-            self._table[row] = self._load(row, [Cut(self.spec.views(training=False)[0])])[0].numpy()
+            self._table[row] = self.load(row, [Cut(self.spec.views(training=False)[0])])[0].numpy()
             self._is_read[row] = True
         return torch.from_numpy(self._table[rows])
 
     def _record(self, row: int) -> Any:
         if row not in self._items:
-            self._items[row] = self._load(row, [Cut(self.spec.views(training=False)[0])])[0]
+            self._items[row] = self.load(row, [Cut(self.spec.views(training=False)[0])])[0]
         return self._items[row]
 
-    def _load(self, row: int, cuts: Sequence[Cut]) -> list[Any]:
+    def load(self, row: int, cuts: Sequence[Cut]) -> list[Any]:
+        """Returns the items of a present row, one per cut; whatever goes wrong names the row."""
         now = time.monotonic()
         self._reading[row] = now, now + SLOW_SECONDS
         try:
