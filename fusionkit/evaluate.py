@@ -27,7 +27,7 @@ from fusionkit.recipe.dialect import dump_yaml, parse
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage
 from fusionkit.registry import Registry
 from fusionkit.run import RunResult, last_pretraining, make_run_folder, write_environment
-from fusionkit.store import address_of, resource_error, using, write_atomic
+from fusionkit.store import address_of, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Tell
@@ -111,8 +111,6 @@ def evaluate(
         write_environment(unfinished, learned.loaded, registry)
         write_atomic(unfinished / "report.json", json_bytes(report))
         os.replace(unfinished, folder)
-    except OSError as error:
-        raise resource_error(folder, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return RunResult(folder, report, 0)

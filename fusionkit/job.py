@@ -11,18 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusionkit.data.splits import Fold
 from fusionkit.errors import FusionkitError
 from fusionkit.locks import Busy
 from fusionkit.prepare import Places, prepare
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
 from fusionkit.training.experiment import Experiment, Tell
-from fusionkit.training.stages import plan_steps, run_steps
+from fusionkit.training.stages import Plan, plan_steps, run_steps
 
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 1.0
 """Before asking again whether what another process is at is done."""
-TOLD = ("stage_started", "stage_finished", "epoch_finished", "job_failed")
+TOLD = (
+    "stage_started",
+    "stage_finished",
+    "epoch_finished",
+    "memory_full",
+    "still_reading",
+    "job_failed",
+)
 
 
 def main() -> None:
@@ -32,8 +38,13 @@ def main() -> None:
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a plugin prints is no event
 
+    begun: set[str] = set()
+
     def tell(name: str, data: Mapping[str, Any]) -> None:
-        if name in TOLD:
+        # what another process holds is begun again and again until it is free
+        is_new = name != "stage_started" or data["address"] not in begun
+        if name in TOLD and is_new:
+            begun.add(data.get("address", ""))
             print(json.dumps({"event": name, **data}, default=str), file=channel, flush=True)
 
     try:
@@ -58,21 +69,20 @@ def _compute(task: Mapping[str, Any], tell: Tell) -> None:
     units = [(fold, member) for fold in prepared.folds for member in range(loaded.recipe.seeds)]
     first = task["number"] * len(units) // task["jobs"]
     left = [
-        (experiment, fold, member)
+        (experiment, plan_steps(experiment, fold, member))
         for fold, member in units[first:] + units[:first]
         for experiment in prepared.variants.values()
     ]
     while left:
-        before = len(left)
-        left = [unit for unit in left if not _is_done(*unit)]
-        if len(left) == before:
+        left = [(experiment, plan) for experiment, plan in left if not _is_done(experiment, plan)]
+        if left:
             time.sleep(PAUSE_SECONDS)
 
 
-def _is_done(experiment: Experiment, fold: Fold, member: int) -> bool:
+def _is_done(experiment: Experiment, plan: Plan) -> bool:
     """Computes the steps of one model; says whether all are done, or another process is at one of them."""
     try:
-        run_steps(experiment, plan_steps(experiment, fold, member))
+        run_steps(experiment, plan)
     except Busy:
         return False
     return True

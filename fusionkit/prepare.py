@@ -13,7 +13,7 @@ from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
 from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError
-from fusionkit.evaluation.aggregate import subject_outcomes
+from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
 from fusionkit.evaluation.report import FUSED
 from fusionkit.interfaces import SourceContext
 from fusionkit.model import PartFactory, calling
@@ -79,6 +79,7 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
     manifest = read_manifest(loaded, places, device.threads)
     manifest.require_columns(_used_columns(loaded), "modalities")
     task = Classification(manifest.classes)
+    check_sample_rule(recipe.evaluation.samples, len(task.classes))
     problems: list[Finding] = []
     outcomes: dict[str, int] = {}
     folds: list[Fold] = []

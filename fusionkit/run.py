@@ -7,7 +7,6 @@ import os
 import secrets
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from fusionkit.data.splits import Fold
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.learned import Member, json_bytes, patterns_of, write_model
-from fusionkit.prepare import Places, Prepared, prepare
+from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
@@ -33,10 +32,12 @@ from fusionkit.training.checks import warn_of_parts
 from fusionkit.training.device import choose_device, describe_environment
 from fusionkit.training.experiment import Experiment, Origin, Tell
 from fusionkit.training.jobs import side_by_side
-from fusionkit.training.stages import plan_steps, run_steps
+from fusionkit.training.stages import Plan, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained
 
 FloatArray = NDArray[np.float64]
+Plans = dict[tuple[str, int, int], list[Plan]]
+"""Of each model, repeat and fold: one for each initialisation."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,15 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
                     registry.notify(name, data)
                 tell(name, data)
 
-        try:
-            _write_start(folder, loaded, registry)
-            prepared = prepare(loaded, places, note)
-            write_split(folder / "split.csv", prepared)
-            with side_by_side(_other_jobs(prepared, registry, places), note) as jobs:
-                predictions, members, computed = _compute(prepared, note)
-            computed += jobs.computed
-            report = _report(loaded, prepared, predictions, members)
-            _write_end(folder, prepared, predictions, report, members)
-        except Exception as error:
-            # a message is one sentence; what a plugin's author needs stands here
-            trace = traceback.format_exception(error)
-            note("run_failed", {"error": str(error), "traceback": "".join(trace)})
-            raise
+        _write_start(folder, loaded, registry)
+        prepared = prepare(loaded, places, note)
+        write_split(folder / "split.csv", prepared)
+        plans = _plan(prepared)
+        with side_by_side(_other_jobs(prepared, registry, places), note) as jobs:
+            predictions, members, computed = _compute(prepared, plans, note)
+        computed += jobs.computed
+        report = _report(loaded, prepared, predictions, members)
+        _write_end(folder, prepared, predictions, report, members)
         note("run_finished", {"folder": str(folder), "computed": computed})
     _point_latest(folder)
     return RunResult(folder, report, computed)
@@ -89,31 +85,47 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
 def _other_jobs(prepared: Prepared, registry: Registry, places: Places) -> list[Mapping[str, Any]]:
     """Returns what each job beside this process is told; none where there is nothing to share."""
     loaded = prepared.main.factory.loaded
-    n_jobs = min(loaded.recipe.training.jobs, len(prepared.folds) * loaded.recipe.seeds)
+    n_jobs = _n_jobs(prepared)
     task = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
     folders = {name: str(path) for name, path in vars(places).items()}
     return [{**task, **folders, "number": number} for number in range(1, n_jobs)]
 
 
-def _compute(prepared: Prepared, tell: Tell) -> tuple[dict[str, list[FoldPredictions]], list[Member], int]:
+def _n_jobs(prepared: Prepared) -> int:
+    recipe = prepared.main.factory.loaded.recipe
+    return min(recipe.training.jobs, len(prepared.folds) * recipe.seeds)
+
+
+def _plan(prepared: Prepared) -> Plans:
+    """Plans every model of every fold, so that what cannot be is said before anything is trained."""
+    plans: Plans = {}
+    for name, fold, _, plan in plan_all(prepared):
+        plans.setdefault((name, fold.repeat, fold.fold), []).append(plan)
+    return plans
+
+
+def _compute(
+    prepared: Prepared, plans: Plans, tell: Tell
+) -> tuple[dict[str, list[FoldPredictions]], list[Member], int]:
     """Runs every step and predicts every test row."""
     predictions: dict[str, list[FoldPredictions]] = {}
     members: list[Member] = []
     computed = 0
-    n_folds, n_jobs = len(prepared.folds), prepared.main.factory.loaded.recipe.training.jobs
+    n_folds, n_jobs = len(prepared.folds), _n_jobs(prepared)
+    main = next(iter(prepared.variants))
     for number, fold in enumerate(prepared.folds):
         tell("fold_started", {"fold": number + 1, "folds": n_folds, "jobs": n_jobs})
         for name, experiment in prepared.variants.items():
-            seeds = experiment.factory.loaded.recipe.seeds
-            plans = [plan_steps(experiment, fold, member) for member in range(seeds)]
-            for member, plan in enumerate(plans):
+            of_fold = plans[name, fold.repeat, fold.fold]
+            for member, plan in enumerate(of_fold):
                 computed += run_steps(experiment, plan)
                 patterns = patterns_of(experiment, plan)
                 members.append(Member(name, fold.repeat, fold.fold, member, plan.origins, patterns))
-            found = predict_fold(experiment, fold, [plan.origins for plan in plans])
+            found = predict_fold(experiment, fold, [plan.origins for plan in of_fold])
             predictions.setdefault(name, []).append(found)
         for modality, stage in last_pretraining(prepared.main.factory.loaded.recipe).items():
-            found = _predict_pretrained(prepared.main, fold, stage)
+            of_fold = plans[main, fold.repeat, fold.fold]
+            found = _predict_pretrained(prepared.main, fold, stage, of_fold)
             predictions.setdefault(modality + PRETRAINED, []).append(found)
     return predictions, members, computed
 
@@ -138,9 +150,10 @@ def predict_fold(
     return _fold_predictions(experiment, fold, probabilities)
 
 
-def _predict_pretrained(experiment: Experiment, fold: Fold, stage: PretrainStage) -> FoldPredictions:
+def _predict_pretrained(
+    experiment: Experiment, fold: Fold, stage: PretrainStage, plans: Sequence[Plan]
+) -> FoldPredictions:
     recipe = experiment.factory.loaded.recipe
-    plans = [plan_steps(experiment, fold, member) for member in range(recipe.seeds)]
     steps = [next(step for step in plan.steps if step.stage.name == stage.name) for plan in plans]
 
     def probabilities(rows: Sequence[int]) -> FloatArray:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +58,9 @@ def _note_stop(folder: Path, marker: Mapping[str, Any], error: BaseException, se
         problems = list(error.problems)
     found = {"status": f"{what} after {seconds:.0f} s", "problems": problems}
     _write(folder, {**marker, **found})
-    line = {"seconds": round(seconds, 3), "event": "run_stopped", **found}
+    # a message is one sentence; what a plugin's author needs stands here
+    trace = "".join(traceback.format_exception(error))
+    line = {"seconds": round(seconds, 3), "event": "run_stopped", **found, "traceback": trace}
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
 

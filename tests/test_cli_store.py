@@ -146,7 +146,7 @@ def test_prune_keeps_other_kinds_than_those_named(root, capsys):
 
 
 def test_a_kind_that_is_not_there_is_a_mistake_of_usage(root, capsys):
-    known = "Known: artefacts, broken, checkpoints, features, sources."
+    known = "Known: artefacts, audits, broken, checkpoints, features, sources."
     for command, arguments in (("list", ["artefact"]), ("prune", ["--kind", "artefact"])):
         assert call(capsys, "store", command, *arguments, "--store", root) == (
             2,

@@ -15,7 +15,7 @@ from fusionkit.model import seed_of, state_digest
 from fusionkit.recipe.schema import LoopOptions
 from fusionkit.store import Store
 from fusionkit.training import train
-from fusionkit.training.train import Job, delete_checkpoint, learning_rate, run_loop
+from fusionkit.training.train import Loop, delete_checkpoint, learning_rate, run_loop
 
 ADDRESS = "c" * 64
 N_ROWS, BATCH = 20, 6
@@ -55,10 +55,10 @@ def logits_of(modules: dict[str, nn.Module], index: Tensor) -> Tensor:
 
 @dataclass
 class Bench:
-    """A job, its modules, and what it told."""
+    """A loop, its modules, and what it told."""
 
     modules: dict[str, nn.Module]
-    job: Job
+    loop: Loop
     told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     stop_after: int | None = None
 
@@ -68,7 +68,7 @@ class Bench:
             raise KeyboardInterrupt
 
     def run(self, store: Store) -> list[dict[str, float]]:
-        return run_loop(self.job, store, ADDRESS, self.tell)
+        return run_loop(self.loop, store, ADDRESS, self.tell)
 
     def digests(self) -> dict[str, str]:
         return {path: state_digest(module) for path, module in self.modules.items()}
@@ -81,7 +81,7 @@ def make_bench(patience: int | None = None, validate: Any = None, loss: Any = No
         noise = 0.01 * torch.randn(1, generator=generator)
         return nn.functional.cross_entropy(logits_of(modules, index), TARGETS[index]) + noise.squeeze()
 
-    job = Job(
+    loop = Loop(
         modules=modules,
         batches=order_of,
         n_batches=N_BATCHES,
@@ -94,7 +94,7 @@ def make_bench(patience: int | None = None, validate: Any = None, loss: Any = No
         validate=None if validate is None else lambda: validate(modules),
         patience=patience,
     )
-    return Bench(modules, job)
+    return Bench(modules, loop)
 
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -194,8 +194,8 @@ def test_a_checkpoint_restores_channels_last_moments_with_their_strides(tmp_path
     seen = []
     real = train._restore
 
-    def look(job, optimizer, store, address):
-        found = real(job, optimizer, store, address)
+    def look(loop, optimizer, store, address):
+        found = real(loop, optimizer, store, address)
         for parameter, state in optimizer.state.items():
             seen.extend(state[what].stride() == parameter.stride() for what in ("exp_avg", "exp_avg_sq"))
         return found
@@ -242,7 +242,7 @@ def test_a_part_whose_path_begins_with_anothers_resumes_and_restores_its_best(tm
             "image.encoder": bench.modules["image.encoder"],
             "image.encoder.classifier": bench.modules["head"],
         }
-        bench.job = Job(**{**vars(bench.job), "modules": modules})
+        bench.loop = Loop(**{**vars(bench.loop), "modules": modules})
         bench.stop_after = stop_after
         bench.run(Store(tmp_path))
         return bench
@@ -349,7 +349,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_a_weight(tmp_path,
         return (bench.modules["head"][1].weight * 0.0).sum().sqrt()
 
     bench = make_bench(loss=loss, epochs=1, **options)
-    bench.job = Job(**{**vars(bench.job), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
+    bench.loop = Loop(**{**vars(bench.loop), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
     with pytest.raises(TrainingError) as error:
         bench.run(Store(tmp_path))
     rows = ", ".join(f"sample {i}" for i in order_of(0)[0].tolist())
@@ -378,7 +378,7 @@ def test_weights_that_the_last_step_has_spoilt_are_not_saved(tmp_path, monkeypat
         return 1e30 * bench.modules["head"][1].weight.sum()
 
     bench = make_bench(loss=loss, epochs=1, optimizer="sgd", learning_rate=1e30)
-    bench.job = Job(**{**vars(bench.job), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
+    bench.loop = Loop(**{**vars(bench.loop), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
     with pytest.raises(TrainingError) as error:
         bench.run(Store(tmp_path))
     assert str(error.value) == (
@@ -390,7 +390,7 @@ def test_weights_that_the_last_step_has_spoilt_are_not_saved(tmp_path, monkeypat
 
 def test_what_is_known_of_values_that_are_not_finite_is_said(tmp_path):
     bench = make_bench(loss=lambda index, generator: bench.modules["head"][1].weight.sum() * math.nan)
-    bench.job = Job(**{**vars(bench.job), "explain": lambda index: f"Rows: {len(index)}. "})
+    bench.loop = Loop(**{**vars(bench.loop), "explain": lambda index: f"Rows: {len(index)}. "})
     with pytest.raises(TrainingError, match=r"sample 14\. Rows: 6\. Lower the learning rate, or look"):
         bench.run(Store(tmp_path))
 
@@ -419,7 +419,7 @@ def test_batch_normalisation_on_one_row_is_one_sentence(tmp_path):
     norm = nn.BatchNorm1d(4)
     bench = make_bench(loss=loss, batch_size=1)
     one = {"modules": {"head": norm}, "batches": lambda epoch: [order_of(epoch)[0][:1]], "n_batches": 1}
-    bench.job = Job(**{**vars(bench.job), **one})
+    bench.loop = Loop(**{**vars(bench.loop), **one})
     with pytest.raises(TrainingError) as error:
         bench.run(Store(tmp_path))
     assert str(error.value) == (
@@ -431,17 +431,17 @@ def test_batch_normalisation_on_one_row_is_one_sentence(tmp_path):
 # memory
 
 
-def full_above(rows: int, error: BaseException, job: Job) -> Job:
+def full_above(rows: int, error: BaseException, loop: Loop) -> Loop:
     """Lets the loss of more rows than some run out of memory after part of the work is done."""
 
     def loss(index: Tensor, generator: torch.Generator) -> Tensor:
-        value = job.loss(index, generator)
+        value = loop.loss(index, generator)
         if len(index) > rows:
             value.backward()
             raise error
         return value
 
-    return Job(**{**vars(job), "loss": loss})
+    return Loop(**{**vars(loop), "loss": loss})
 
 
 FULL = (
@@ -464,7 +464,7 @@ def make_plain_bench(**options: Any) -> Bench:
         return (each * weights[index]).mean()
 
     bench = make_bench(loss=loss, **options)
-    return Bench(modules, Job(**{**vars(bench.job), "modules": modules}))
+    return Bench(modules, Loop(**{**vars(bench.loop), "modules": modules}))
 
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
@@ -474,7 +474,7 @@ def test_where_memory_is_full_parts_of_a_batch_teach_what_the_batch_would(tmp_pa
     whole = make_plain_bench(gradient_clip=0.5)
     expected = whole.run(Store(tmp_path / "whole"))
     cut = make_plain_bench(gradient_clip=0.5)
-    cut.job = full_above(rows, error, cut.job)
+    cut.loop = full_above(rows, error, cut.loop)
     history = cut.run(Store(tmp_path / "cut"))
     for mine, other in zip(cut.modules["head"].parameters(), whole.modules["head"].parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
@@ -489,7 +489,7 @@ def test_where_memory_is_full_parts_of_a_batch_teach_what_the_batch_would(tmp_pa
 
 def test_memory_that_is_full_for_one_row_is_an_error_of_the_machine(tmp_path):
     bench = make_plain_bench()
-    bench.job = full_above(0, FULL[0], bench.job)
+    bench.loop = full_above(0, FULL[0], bench.loop)
     with pytest.raises(ResourceError) as error:
         bench.run(Store(tmp_path))
     assert str(error.value) == (
@@ -507,18 +507,18 @@ def test_batch_normalisation_keeps_two_rows_in_every_part(tmp_path):
         return logits_of(bench.modules, index).square().mean()
 
     bench = make_bench(loss=loss, epochs=1)
-    bench.job = full_above(2, FULL[0], bench.job)
+    bench.loop = full_above(2, FULL[0], bench.loop)
     bench.run(Store(tmp_path))
     assert sizes == [6, 3, *[2, 2, 2] * 3, 2]
     bench = make_bench(loss=loss, epochs=1)
-    bench.job = full_above(1, FULL[0], bench.job)
+    bench.loop = full_above(1, FULL[0], bench.loop)
     with pytest.raises(ResourceError, match="even for 2 rows, the fewest that can be taken, at a time"):
         bench.run(Store(tmp_path))
 
 
 def test_another_runtime_error_is_no_full_memory(tmp_path):
     bench = make_plain_bench()
-    bench.job = full_above(3, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), bench.job)
+    bench.loop = full_above(3, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), bench.loop)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         bench.run(Store(tmp_path))
 
@@ -528,7 +528,7 @@ def test_stopped_and_resumed_it_goes_on_in_parts(tmp_path, monkeypatch):
 
     def make(stop_after: int | None) -> Bench:
         bench = make_bench()
-        bench.job = full_above(3, FULL[1], bench.job)
+        bench.loop = full_above(3, FULL[1], bench.loop)
         bench.stop_after = stop_after
         return bench
 
@@ -595,7 +595,7 @@ def test_the_optimiser_gets_the_schedules_rates(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     bench = make_bench(optimizer="sgd", schedule="cosine", warmup_epochs=1)
     bench.run(Store(tmp_path))
-    assert used == [learning_rate(bench.job.options, step, N_BATCHES) for step in range(20)]
+    assert used == [learning_rate(bench.loop.options, step, N_BATCHES) for step in range(20)]
 
 
 def test_gradients_are_clipped_to_the_norm(tmp_path):
@@ -605,7 +605,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
         return 1000 * bench.modules["head"][1].weight.sum()
 
     bench = make_bench(loss=loss, optimizer="sgd", weight_decay=0.0, epochs=1, gradient_clip=0.5)
-    bench.job = Job(**{**vars(bench.job), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
+    bench.loop = Loop(**{**vars(bench.loop), "batches": lambda epoch: order_of(epoch)[:1], "n_batches": 1})
     bench.run(Store(tmp_path))
     moved = bench.modules["head"][1].weight - before
     assert float(moved.norm()) == pytest.approx(0.5 * 0.05, rel=1e-4)

@@ -47,10 +47,11 @@ def run(
     """
     from fusionkit.learned import open_run
     from fusionkit.predict import predict, read_rows
+    from fusionkit.run_folder import followed
     from fusionkit.store import write_atomic
 
     places = make_places(data_root, store)
-    learned = open_run(run_folder, context.obj.registry, places.data)
+    learned = open_run(followed(run_folder), context.obj.registry, places.data)
     manifest = read_rows(learned, rows, images, sample)
     with show_progress(quiet=quiet) as tell:
         answers = predict(learned, manifest, places, tell)

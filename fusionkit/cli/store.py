@@ -26,6 +26,7 @@ KINDS = {
     "artefacts": "what stages learned",
     "features": "outputs of frozen encoders",
     "checkpoints": "unfinished training, to go on from",
+    "audits": "which files were found whole",
     "sources": "what sources generated, such as images",
     "broken": "what did not verify, set aside",
 }

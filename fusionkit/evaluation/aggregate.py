@@ -94,6 +94,15 @@ class FoldSubjects:
         return FoldSubjects(self.repeat, self.fold, rows, self.threshold)
 
 
+def check_sample_rule(rule: SampleRule, n_classes: int) -> None:
+    """Raises RecipeError where samples cannot become subjects by this rule."""
+    if rule == "max_probability" and n_classes != 2:
+        raise RecipeError(
+            f"evaluation.samples: max_probability is for two classes (there are {n_classes}). "
+            "Use mean_probability or mean_logit."
+        )
+
+
 def aggregate_subjects(
     rows: SampleRows, outcomes: Mapping[str, int], rule: SampleRule = "mean_probability"
 ) -> SubjectRows:
@@ -106,11 +115,7 @@ def aggregate_subjects(
             positive class, for two classes.
     """
     n_classes = rows.probabilities.shape[1]
-    if rule == "max_probability" and n_classes != 2:
-        raise RecipeError(
-            f"evaluation.samples: max_probability is for two classes (there are {n_classes}). "
-            "Use mean_probability or mean_logit."
-        )
+    check_sample_rule(rule, n_classes)
     position: dict[str, int] = {}
     index = np.fromiter(
         (position.setdefault(s, len(position)) for s in rows.subjects), np.int64, len(rows.subjects)

@@ -64,6 +64,7 @@ class Shared:
     modules: OrderedDict[tuple[str, str], nn.Module] = field(default_factory=OrderedDict)
     readers: dict[str, ModalityReader] = field(default_factory=dict)
     tables: dict[str, FeatureTable] = field(default_factory=dict)
+    prefixes: dict[tuple[Any, ...], str] = field(default_factory=dict)
     skipped: set[tuple[str, str]] = field(default_factory=set)
     checked: set[tuple[tuple[str, ...], ...]] = field(default_factory=set)
     portions: dict[str, Portions] = field(default_factory=dict)
@@ -189,14 +190,17 @@ class Experiment:
 
     def output_table(self, modality: str, origin: Origin, output: Mapping[str, Any]) -> FeatureTable:
         """Returns the stored values of one output of a modality's frozen encoder."""
-        prefix = prefix_address(
-            {
-                "encoder": self.describe_part(f"{modality}.encoder", origin),
-                "input": self.reader(modality).spec.identity(),
-                **output,
-                **self.device.identity(),
-            }
-        )
+        known = (modality, origin.address, *output.items())
+        if known not in self.shared.prefixes:  # for every batch it would cost more than what it finds
+            self.shared.prefixes[known] = prefix_address(
+                {
+                    "encoder": self.describe_part(f"{modality}.encoder", origin),
+                    "input": self.reader(modality).spec.identity(),
+                    **output,
+                    **self.device.identity(),
+                }
+            )
+        prefix = self.shared.prefixes[known]
         if prefix not in self.shared.tables:
             self.shared.tables[prefix] = FeatureTable(self.store, prefix)
         return self.shared.tables[prefix]

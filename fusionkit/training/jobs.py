@@ -27,6 +27,7 @@ class Jobs:
         self._tell = tell
         self._is_stopping = False
         self.computed = 0
+        self.error: Exception | None = None
         self._processes = [self._start(task) for task in tasks]
         self._listeners = [
             threading.Thread(target=self._listen, args=(number, process), daemon=True)
@@ -53,13 +54,19 @@ class Jobs:
     def _listen(self, number: int, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.endswith("\n"):  # else it was killed while it spoke
-                event = json.loads(line)
-                name = event.pop("event")
-                self.computed += name == "stage_finished"
-                self._tell(name, {**event, "job": number})
+            # else it was killed while it spoke; and when nobody can be told, it must not wait for a listener
+            if line.endswith("\n") and self.error is None:
+                try:
+                    self._hear(number, json.loads(line))
+                except Exception as error:
+                    self.error = error
         if process.wait() and not self._is_stopping:
             self._tell("job_failed", {"problems": [f"exit code {process.returncode}"], "job": number})
+
+    def _hear(self, number: int, event: dict[str, Any]) -> None:
+        name = event.pop("event")
+        self.computed += name == "stage_finished"
+        self._tell(name, {**event, "job": number})
 
     def stop(self) -> None:
         """Ends the processes at once, which the store survives, and hears all that they said before."""
@@ -75,9 +82,11 @@ class Jobs:
 
 @contextlib.contextmanager
 def side_by_side(tasks: list[Mapping[str, Any]], tell: Tell) -> Iterator[Jobs]:
-    """Runs jobs while the block runs."""
+    """Runs jobs while the block runs; raises what telling of them has raised."""
     jobs = Jobs(tasks, tell)
     try:
         yield jobs
     finally:
         jobs.stop()
+    if jobs.error is not None:
+        raise jobs.error

@@ -22,7 +22,7 @@ from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
 from fusionkit.store import FORMAT, Artefact, address_of
 from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
 from fusionkit.training.supervised import run_pretrain, run_train
-from fusionkit.training.train import LOOP_VERSION, Job, delete_checkpoint, run_loop
+from fusionkit.training.train import LOOP_VERSION, Loop, delete_checkpoint, run_loop
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,7 @@ def _fit_self_supervised(
         with calling(path, "loss"):
             return cast(Tensor, cast(Any, module).loss(inputs, generator))
 
-    job = Job(
+    loop = Loop(
         modules={path: module},
         batches=batches,
         n_batches=len(parts),
@@ -350,7 +350,7 @@ def _fit_self_supervised(
         where=f"stage {stage.name}, {path}",
         device=experiment.device.torch,
     )
-    history = run_loop(job, experiment.store, step.address, experiment.tell)
+    history = run_loop(loop, experiment.store, step.address, experiment.tell)
     return {f"{path}.{name}": tensor for name, tensor in module.state_dict().items()}, history
 
 

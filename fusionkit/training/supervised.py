@@ -20,7 +20,7 @@ from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.experiment import Experiment, Feed, Origin
 from fusionkit.training.features import ensure_features, fill_up
-from fusionkit.training.train import Job, run_loop
+from fusionkit.training.train import Loop, run_loop
 
 if TYPE_CHECKING:
     from fusionkit.training.stages import Step
@@ -131,7 +131,7 @@ def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequen
 
 
 class _Supervised:
-    """What both verbs share: units, targets, weights, batches, validation, the job."""
+    """What both verbs share: units, targets, weights, batches, validation, the loop."""
 
     def __init__(
         self,
@@ -223,7 +223,7 @@ class _Supervised:
     def run(self, modules: dict[str, nn.Module]) -> Result:
         manifest, options = self.experiment.manifest, self.options
         stops_early = options.early_stopping is not None
-        job = Job(
+        loop = Loop(
             modules=modules,
             batches=self.batches,
             n_batches=len(cut_batches(len(self.units), options.batch_size)),
@@ -239,7 +239,7 @@ class _Supervised:
             take=self.take,
             explain=self.explain,
         )
-        history = run_loop(job, self.experiment.store, self.step.address, self.experiment.tell)
+        history = run_loop(loop, self.experiment.store, self.step.address, self.experiment.tell)
         state = {
             f"{path}.{name}": t for path, module in modules.items() for name, t in module.state_dict().items()
         }

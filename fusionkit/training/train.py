@@ -39,7 +39,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Job:
+class Loop:
     """What a loop needs.
 
     Args:
@@ -77,127 +77,127 @@ class Job:
 
 
 def run_loop(
-    job: Job, store: Store, address: str, tell: Callable[[str, Mapping[str, Any]], None]
+    loop: Loop, store: Store, address: str, tell: Callable[[str, Mapping[str, Any]], None]
 ) -> list[dict[str, float]]:
-    """Trains a job's modules, continuing from its checkpoint if there is one; returns the history by epoch.
+    """Trains a loop's modules, continuing from its checkpoint if there is one; returns the history by epoch.
 
     Raises:
         TrainingError: A loss, a gradient or a weight is not finite; nothing of it is saved.
         ResourceError: Memory is full even for the smallest part of a batch.
         KeyboardInterrupt: A stop was asked for; what it got to is saved.
     """
-    for module in job.modules.values():
+    for module in loop.modules.values():
         module.requires_grad_(True)
     with interruption.postponed():
-        progress, best = _run_epochs(job, store, address, tell)
+        progress, best = _run_epochs(loop, store, address, tell)
     if best is not None:
-        _load(job, best)
-    _set_training(job, False)
-    for module in job.modules.values():
+        _load(loop, best)
+    _set_training(loop, False)
+    for module in loop.modules.values():
         module.requires_grad_(False)
     return progress.history
 
 
 def _run_epochs(
-    job: Job, store: Store, address: str, tell: Callable[[str, Mapping[str, Any]], None]
+    loop: Loop, store: Store, address: str, tell: Callable[[str, Mapping[str, Any]], None]
 ) -> tuple[Progress, dict[str, Tensor] | None]:
     """Runs the epochs that are left; returns the progress, and the best weights under early stopping."""
-    optimizer = make_optimizer(job)
-    progress, best = _restore(job, optimizer, store, address)
-    portions = Portions(job.where, tell, progress.n_parts, fewest_rows(job.modules))
+    optimizer = make_optimizer(loop)
+    progress, best = _restore(loop, optimizer, store, address)
+    portions = Portions(loop.where, tell, progress.n_parts, fewest_rows(loop.modules))
     saved = time.monotonic()
-    while progress.epoch < job.options.epochs and not _is_over(job, progress):
-        loss = _run_epoch(job, optimizer, progress.epoch, portions, tell)
+    while progress.epoch < loop.options.epochs and not _is_over(loop, progress):
+        loss = _run_epoch(loop, optimizer, progress.epoch, portions, tell)
         progress.epoch, progress.n_parts = progress.epoch + 1, portions.n_parts
         parts = {"parts": float(portions.n_parts)} if portions.n_parts > 1 else {}
         record = {"epoch": float(progress.epoch), "loss": loss, **parts}
-        _check_weights(job, progress.epoch)
-        if job.validate is not None:
-            record["validation_loss"] = score = _validate(job, job.validate, progress.epoch)
+        _check_weights(loop, progress.epoch)
+        if loop.validate is not None:
+            record["validation_loss"] = score = _validate(loop, loop.validate, progress.epoch)
             if score < progress.best_score:
                 progress.best_score, progress.best_epoch = score, progress.epoch
-                best = _state(job)
+                best = _state(loop)
         progress.history.append(record)
-        tell("epoch_finished", {"where": job.where, "epochs": job.options.epochs, **record})
-        is_due = time.monotonic() - saved > CHECKPOINT_SECONDS and progress.epoch < job.options.epochs
+        tell("epoch_finished", {"where": loop.where, "epochs": loop.options.epochs, **record})
+        is_due = time.monotonic() - saved > CHECKPOINT_SECONDS and progress.epoch < loop.options.epochs
         must_stop = interruption.is_asked()
         if is_due or must_stop:
-            _checkpoint(job, optimizer, progress, best, store, address)
+            _checkpoint(loop, optimizer, progress, best, store, address)
             saved = time.monotonic()
         if must_stop:
             raise KeyboardInterrupt
     return progress, best
 
 
-def _is_over(job: Job, progress: Progress) -> bool:
+def _is_over(loop: Loop, progress: Progress) -> bool:
     return (
-        job.patience is not None
-        and progress.epoch - progress.best_epoch >= job.patience
+        loop.patience is not None
+        and progress.epoch - progress.best_epoch >= loop.patience
         and progress.epoch > 0
     )
 
 
-def _check_weights(job: Job, epoch: int) -> None:
+def _check_weights(loop: Loop, epoch: int) -> None:
     # a finite loss may have infinite gradients, and no further batch follows the last one
-    for path, module in job.modules.items():
+    for path, module in loop.modules.items():
         if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
             raise TrainingError(
-                f"{job.where}: the weights of {path} are not finite after epoch {epoch}. "
+                f"{loop.where}: the weights of {path} are not finite after epoch {epoch}. "
                 "Lower the learning rate, or set gradient_clip."
             )
 
 
-def _validate(job: Job, validate: Callable[[], float], epoch: int) -> float:
-    _set_training(job, False)
+def _validate(loop: Loop, validate: Callable[[], float], epoch: int) -> float:
+    _set_training(loop, False)
     score = validate()
     if not math.isfinite(score):
         raise TrainingError(
-            f"{job.where}: the validation loss is not finite ({score}) after epoch {epoch}. "
+            f"{loop.where}: the validation loss is not finite ({score}) after epoch {epoch}. "
             "Lower the learning rate, or look at the validation rows."
         )
     return score
 
 
-def _set_training(job: Job, training: bool) -> None:
-    for module in job.modules.values():
+def _set_training(loop: Loop, training: bool) -> None:
+    for module in loop.modules.values():
         module.train(training)
 
 
 def _run_epoch(
-    job: Job,
+    loop: Loop,
     optimizer: torch.optim.Optimizer,
     epoch: int,
     portions: Portions,
     tell: Callable[[str, Mapping[str, Any]], None],
 ) -> float:
-    seed = seed_of(job.seed, "epoch", epoch)
+    seed = seed_of(loop.seed, "epoch", epoch)
     torch.manual_seed(seed)
-    generator = torch.Generator(device=job.device).manual_seed(seed)
-    _set_training(job, True)
-    total, step = 0.0, epoch * job.n_batches
-    for number, batch in enumerate(job.batches(epoch)):
+    generator = torch.Generator(device=loop.device).manual_seed(seed)
+    _set_training(loop, True)
+    total, step = 0.0, epoch * loop.n_batches
+    for number, batch in enumerate(loop.batches(epoch)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(job.options, step, job.n_batches)
+            group["lr"] = learning_rate(loop.options, step, loop.n_batches)
         place = f"epoch {epoch + 1}, batch {number + 1}"
-        total += _compute_gradients(job, optimizer, batch, generator, portions, place)
-        _check_gradients(job, batch, place)
+        total += _compute_gradients(loop, optimizer, batch, generator, portions, place)
+        _check_gradients(loop, batch, place)
         optimizer.step()
         step += 1
         tell(
             "batch_finished",
             {
-                "where": job.where,
+                "where": loop.where,
                 "epoch": epoch + 1,
-                "epochs": job.options.epochs,
+                "epochs": loop.options.epochs,
                 "batch": number + 1,
-                "batches": job.n_batches,
+                "batches": loop.n_batches,
             },
         )
-    return total / max(1, job.n_batches)
+    return total / max(1, loop.n_batches)
 
 
 def _compute_gradients(
-    job: Job,
+    loop: Loop,
     optimizer: torch.optim.Optimizer,
     batch: Any,
     generator: torch.Generator,
@@ -210,21 +210,21 @@ def _compute_gradients(
     of the whole batch; what looks at a batch as a whole (batch normalisation, a mean over observed cells)
     and random draws (dropout) see the part.
     """
-    n_rows = job.n_rows_of(batch)
+    n_rows = loop.n_rows_of(batch)
 
     def compute(part: slice) -> float:
         if part.start == 0:
             optimizer.zero_grad(set_to_none=True)
         is_whole = part.stop - part.start == n_rows
-        some = batch if is_whole else job.take(batch, part)
-        loss = _compute_loss(job, some, generator, place)
+        some = batch if is_whole else loop.take(batch, part)
+        loss = _compute_loss(loop, some, generator, place)
         if not is_whole:
             loss = loss * ((part.stop - part.start) / n_rows)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
-                f"{job.where}: the loss is not finite ({value}) in {place}: {job.name_of(some)}. "
-                f"{job.explain(some)}Lower the learning rate, or look at these rows."
+                f"{loop.where}: the loss is not finite ({value}) in {place}: {loop.name_of(some)}. "
+                f"{loop.explain(some)}Lower the learning rate, or look at these rows."
             )
         loss.backward()  # type: ignore[no-untyped-call]
         return value
@@ -232,15 +232,15 @@ def _compute_gradients(
     return sum(portions.run(n_rows, compute))
 
 
-def _compute_loss(job: Job, batch: Any, generator: torch.Generator, place: str) -> Tensor:
+def _compute_loss(loop: Loop, batch: Any, generator: torch.Generator, place: str) -> Tensor:
     try:
-        loss = job.loss(batch, generator)
+        loss = loop.loss(batch, generator)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):  # torch's words in batch normalisation
             raise
         raise TrainingError(
-            f"{job.where}: batch normalisation cannot learn from one row alone ({place}: "
-            f"{job.name_of(batch)}). Use a larger batch_size, or parts without it."
+            f"{loop.where}: batch normalisation cannot learn from one row alone ({place}: "
+            f"{loop.name_of(batch)}). Use a larger batch_size, or parts without it."
         ) from error
     if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
         return loss if loss.ndim == 0 else loss.reshape(())
@@ -248,28 +248,28 @@ def _compute_loss(job: Job, batch: Any, generator: torch.Generator, place: str) 
     if isinstance(loss, Tensor) and loss.numel() == 1:
         given = "no parameter has a part in it"
     raise PluginError(
-        f"{job.where}: the loss is no scalar that can be differentiated ({given}). Mend the plugin."
+        f"{loop.where}: the loss is no scalar that can be differentiated ({given}). Mend the plugin."
     )
 
 
-def _check_gradients(job: Job, batch: Any, place: str) -> None:
+def _check_gradients(loop: Loop, batch: Any, place: str) -> None:
     """Clips the gradients if asked to; raises TrainingError where one is not finite."""
-    gradients = {p: p.grad for p in _parameters(job) if p.grad is not None}
+    gradients = {p: p.grad for p in _parameters(loop) if p.grad is not None}
     if not gradients:
         return
-    if job.options.gradient_clip is not None:
-        probe = nn.utils.clip_grad_norm_(list(gradients), job.options.gradient_clip)
+    if loop.options.gradient_clip is not None:
+        probe = nn.utils.clip_grad_norm_(list(gradients), loop.options.gradient_clip)
     else:
         # quicker than a norm; where this sum is finite, so is every summand
         probe = torch.stack([gradient.sum() for gradient in gradients.values()]).sum()
     if math.isfinite(float(probe)):
         return
-    for path, module in sorted(job.modules.items()):
+    for path, module in sorted(loop.modules.items()):
         values = [p.grad for p in module.parameters() if p.grad is not None]
         # large values may overflow together, and be finite each
         if not all(bool(torch.isfinite(value).all()) for value in values):
             raise TrainingError(
-                f"{job.where}: the gradient of {path} is not finite in {place}: {job.name_of(batch)}. "
+                f"{loop.where}: the gradient of {path} is not finite in {place}: {loop.name_of(batch)}. "
                 "Lower the learning rate, or look at these rows."
             )
 
@@ -286,13 +286,13 @@ def learning_rate(options: LoopOptions, step: int, n_batches: int) -> float:
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def _parameters(job: Job) -> list[nn.Parameter]:
-    return [parameter for path in sorted(job.modules) for parameter in job.modules[path].parameters()]
+def _parameters(loop: Loop) -> list[nn.Parameter]:
+    return [parameter for path in sorted(loop.modules) for parameter in loop.modules[path].parameters()]
 
 
-def make_optimizer(job: Job) -> torch.optim.Optimizer:
+def make_optimizer(loop: Loop) -> torch.optim.Optimizer:
     """Builds the optimiser that the options name."""
-    options, parameters = job.options, _parameters(job)
+    options, parameters = loop.options, _parameters(loop)
     rate, decay = options.learning_rate, options.weight_decay
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
@@ -300,29 +300,29 @@ def make_optimizer(job: Job) -> torch.optim.Optimizer:
     return kind(parameters, rate, weight_decay=decay, fused=True)
 
 
-def _state(job: Job) -> dict[str, Tensor]:
+def _state(loop: Loop) -> dict[str, Tensor]:
     return {
         f"{path}/{name}": tensor.detach().clone()
-        for path, module in job.modules.items()
+        for path, module in loop.modules.items()
         for name, tensor in module.state_dict().items()
     }
 
 
-def _load(job: Job, state: Mapping[str, Tensor]) -> None:
-    for path, module in job.modules.items():
+def _load(loop: Loop, state: Mapping[str, Tensor]) -> None:
+    for path, module in loop.modules.items():
         prefix = f"{path}/"
         module.load_state_dict({n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)})
 
 
 def _checkpoint(
-    job: Job,
+    loop: Loop,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best: Mapping[str, Tensor] | None,
     store: Store,
     address: str,
 ) -> None:
-    tensors = {f"now/{name}": tensor for name, tensor in _state(job).items()}
+    tensors = {f"now/{name}": tensor for name, tensor in _state(loop).items()}
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
@@ -330,7 +330,7 @@ def _checkpoint(
 
 
 def _restore(
-    job: Job, optimizer: torch.optim.Optimizer, store: Store, address: str
+    loop: Loop, optimizer: torch.optim.Optimizer, store: Store, address: str
 ) -> tuple[Progress, dict[str, Tensor] | None]:
     name = f"checkpoints/{address}.safetensors"
     if not store.verify(name):
@@ -345,8 +345,8 @@ def _restore(
             moments.setdefault(int(number), {})[what] = tensor
         else:
             groups[kind][rest] = tensor
-    _load(job, groups["now"])
-    for index, parameter in enumerate(_parameters(job)):
+    _load(loop, groups["now"])
+    for index, parameter in enumerate(_parameters(loop)):
         for what, tensor in moments.get(index, {}).items():
             if tensor.shape == parameter.shape:
                 # moments must have their parameter's strides: fused Adam on CPU is silently wrong without
