@@ -202,7 +202,7 @@ def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
 def _hints(learned: LearnedRun, manifest: Manifest) -> list[str]:
     """Returns what to do where cells of other data are outside the declarations of the run's own."""
     declared = learned.loaded.source_plan.options.get("columns")
-    used = {name for columns in learned.loaded.columns.values() for name in columns}
+    used = set(learned.loaded.used_columns)
     if not declared or not check_table(manifest, {name: manifest.schema[name] for name in used}):
         return []
     return [

@@ -162,7 +162,7 @@ def _used_plugins(loaded: LoadedRecipe) -> dict[str, str]:
 
 def _declared_columns(loaded: LoadedRecipe) -> dict[str, Any]:
     """Returns what the columns that the modalities read may hold, less the words for people."""
-    names = dict.fromkeys(name for columns in loaded.columns.values() for name in columns)
+    names = loaded.used_columns
     schema = loaded.source.schema
     return {name: schema[name].model_dump(mode="json", exclude={"unit", "description"}) for name in names}
 

@@ -101,7 +101,7 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
                 f"{table}: modality {modality} has no column '{n}'. {suggest(n, frame.columns)}"
                 for n in absent
             ]
-    used = list(dict.fromkeys(name for columns in loaded.columns.values() for name in columns))
+    used = loaded.used_columns
     if not set(used) & set(frame.columns):
         problems.append(f"{table}: none of the recipe's columns is there. Needed: {', '.join(used)}.")
     if sample is not None and sample not in frame.columns:

@@ -77,7 +77,7 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
     device = choose_device(recipe.training)
     tell("reading", {"source": loaded.source_plan.use})
     manifest = read_manifest(loaded, places, device.threads)
-    manifest.require_columns(_used_columns(loaded), "modalities")
+    manifest.require_columns(loaded.used_columns, "modalities")
     task = Classification(manifest.classes)
     check_sample_rule(recipe.evaluation.samples, len(task.classes))
     problems: list[Finding] = []
@@ -134,17 +134,13 @@ def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifes
 
 def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     """Raises DataError that names every column and file not there, and every cell outside its declaration."""
-    used = _used_columns(loaded)
+    used = loaded.used_columns
     manifest.require_columns(used, "modalities")
     schema = {name: manifest.schema[name] for name in used}
     files = [name for name, spec in schema.items() if spec.kind == "file"]
     problems = [*check_table(manifest, schema), *manifest.check_files(files)]
     if problems:
         raise DataError(problems)
-
-
-def _used_columns(loaded: LoadedRecipe) -> list[str]:
-    return list(dict.fromkeys(name for columns in loaded.columns.values() for name in columns))
 
 
 def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:

@@ -130,7 +130,7 @@ def test_a_name_that_two_plugins_claim_is_a_problem(capsys, tmp_path):
     )
     (tmp_path / "again.py").write_text(text)
     code, _, err = call(capsys, "-p", "again.py", "doctor")
-    claim = "error: head 'concat_mlp' is claimed by fusionkit_heads and again.py. Uninstall one of them.\n"
+    claim = "error: head 'concat_mlp' is claimed by again.py and fusionkit_heads. Uninstall one of them.\n"
     assert (code, err) == (5, claim)
 
 

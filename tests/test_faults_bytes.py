@@ -35,12 +35,13 @@ def warnings_of(child) -> list[str]:
 def test_a_flipped_byte_in_the_weights_of_a_run_stops_predict(nursery, place, position):
     good = nursery.run(place, "predict", "runs/faults/latest", "rows.csv", "-q")
     assert good.poll() == 0, good.err()
+    run = (place / "runs/faults/latest").readlink()
     weights = sorted((place / "runs/faults/latest/model").glob("*.safetensors"))[0]
     flip(weights, position)
     bad = nursery.run(place, "predict", "runs/faults/latest", "rows.csv", "-q")
     assert (bad.poll(), bad.out()) == (6, "")
     assert bad.err() == (
-        f"error: runs/faults/latest/model/{weights.name}: not what the run wrote (sha256 differs). Run the "
+        f"error: runs/faults/{run}/model/{weights.name}: not what the run wrote (sha256 differs). Run the "
         "recipe again.\n"
     )
 

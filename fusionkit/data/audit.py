@@ -133,8 +133,7 @@ def audit_data(
         threads: How many images are decoded side by side.
         tell: Is told how many files of how many are decoded.
     """
-    names = list(dict.fromkeys(name for columns in loaded.columns.values() for name in columns))
-    schema = {name: manifest.schema[name] for name in names}
+    schema = {name: manifest.schema[name] for name in loaded.used_columns}
     files = Files()
     digest_files(manifest, [name for name, spec in schema.items() if spec.kind == "file"], files)
     for reader in readers.values():

@@ -56,6 +56,11 @@ class LoadedRecipe:
     parts: dict[str, PartPlan]
     columns: dict[str, tuple[str, ...]]
 
+    @property
+    def used_columns(self) -> list[str]:
+        """The columns that any modality reads, each once."""
+        return list(dict.fromkeys(name for columns in self.columns.values() for name in columns))
+
     def alone(self, modality: str) -> LoadedRecipe:
         """Returns the same recipe without the other modalities and the stage entries that name them."""
         resolved = copy.deepcopy(self.resolved)

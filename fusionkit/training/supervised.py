@@ -182,7 +182,7 @@ class _Supervised:
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         units, inputs = batch
         weights = torch.tensor(
-            [self.weights.get(int(row), 1.0) for row in units.rows], device=self.experiment.device.torch
+            [self.weights[int(row)] for row in units.rows], device=self.experiment.device.torch
         )
         return self.experiment.task.loss(self.logits(inputs), self._targets(units), weights)
 

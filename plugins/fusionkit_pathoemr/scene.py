@@ -94,7 +94,7 @@ def lay_out(atypia: float, extent: tuple[float, float], generator: np.random.Gen
     fat = _fat(islands, extent, generator) if generator.random() < 0.35 else []
     stroma = [
         _spindles(grain, extent, generator),
-        _lymphocytes(extent, generator),
+        _lymphocytes(generator),
         _scattered(atypia, extent, generator),
     ]
     epithelium = _epithelium(islands, atypia, generator)
@@ -236,7 +236,7 @@ def _spindles(grain: float, extent: tuple[float, float], generator: np.random.Ge
     return Nuclei(centres, axes, angles, 0.75 * np.exp(generator.normal(0, 0.15, n)), 0.04)
 
 
-def _lymphocytes(extent: tuple[float, float], generator: np.random.Generator) -> Nuclei:
+def _lymphocytes(generator: np.random.Generator) -> Nuclei:
     n = generator.poisson(30)
     focus = generator.uniform(0, FIELD, (3, 2))[generator.integers(3, size=n)]
     centres = focus + generator.normal(0, 6, (n, 2))
