@@ -82,7 +82,7 @@ def _receive(number: int, frame: FrameType | None) -> None:
     signal.setitimer(signal.ITIMER_REAL, first, AGAIN_SECONDS)
     if not _request.is_postponed:
         raise KeyboardInterrupt
-    _say(f"interrupted: ends and saves this epoch ({GRACE_SECONDS} seconds at most); Ctrl-C stops at once.")
+    _say(f"interrupted: saves this epoch ({GRACE_SECONDS} seconds at most); Ctrl-C stops at once.")
 
 
 def _ring(number: int, frame: FrameType | None) -> None:

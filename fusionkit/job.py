@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import signal
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from fusionkit.errors import FusionkitError
+from fusionkit.errors import FusionkitError, one_line
 from fusionkit.locks import Busy
 from fusionkit.prepare import Places, prepare
 from fusionkit.recipe.load import load_text
@@ -28,16 +29,19 @@ TOLD = (
     "memory_full",
     "still_reading",
     "job_failed",
+    "job_finished",
 )
 
 
-def main() -> None:
-    """Reads the task from standard input; tells on standard output what happens, one JSON value a line."""
-    task = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_starter, daemon=True).start()
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a plugin prints is no event
+def main(task: Mapping[str, Any], lifeline: TextIO, channel: TextIO) -> None:
+    """Computes what a task says.
 
+    Args:
+        task: The recipe, the plugins and the folders, and which of how many jobs this is.
+        lifeline: Ends when the process that started this one does.
+        channel: Where is told what happens, one JSON value a line.
+    """
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     begun: set[str] = set()
 
     def tell(name: str, data: Mapping[str, Any]) -> None:
@@ -49,15 +53,19 @@ def main() -> None:
 
     try:
         _compute(task, tell)
-    except FusionkitError as error:
-        # the process that started this one meets the same problem, and says it to the user
-        tell("job_failed", {"problems": error.problems})
+        tell("job_finished", {})
+    except (
+        BaseException
+    ) as error:  # a plugin may raise anything; the process that started this one meets it too
+        problems = error.problems if isinstance(error, FusionkitError) else [one_line(error)]
+        trace = "".join(traceback.format_exception(error))
+        tell("job_failed", {"problems": problems, "traceback": trace})
 
 
-def _end_with_starter() -> None:
-    """Waits for the end of standard input: then the process that started this one is gone."""
-    sys.stdin.read()
-    os._exit(0)
+def _end_with(lifeline: TextIO) -> None:
+    """Ends this process, and all of its group, as soon as the one that started it is gone."""
+    lifeline.read()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _compute(task: Mapping[str, Any], tell: Tell) -> None:
@@ -86,7 +94,3 @@ def _is_done(experiment: Experiment, plan: Plan) -> bool:
     except Busy:
         return False
     return True
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from fusionkit import interruption
 
 QUIET = {"eager": False}
 LONG = ("run", "faults.yaml", "stages.fuse.epochs=25", "stages.fuse.early_stopping=null")
-ENDS = "interrupted: ends and saves this epoch (5 seconds at most); Ctrl-C stops at once."
+ENDS = "interrupted: saves this epoch (5 seconds at most); Ctrl-C stops at once."
 
 
 def last_words(*arguments: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +54,12 @@ def audit(
     from fusionkit.prepare import examine
 
     try:
-        with show_progress(quiet=quiet or as_json) as tell:
+        with show_progress(quiet=quiet or as_json) as show:
+
+            def tell(name: str, data: Mapping[str, Any]) -> None:
+                if name != "audited":  # what it found comes below
+                    show(name, data)
+
             found = examine(loaded, make_places(data_root, store), tell).audit
     except DataError as error:  # the source itself cannot make rows of the data
         found = Audit(errors=[Finding("source", problem) for problem in error.problems])

@@ -28,7 +28,7 @@ def run(
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option("--data", metavar="TABLE", help="The other table; short for source.table=TABLE."),
+        typer.Option("--data", metavar="TABLE", help="The other table, relative to here."),
     ] = None,
     images: Annotated[
         Path | None,

@@ -33,7 +33,8 @@ class Session:
     def registry(self) -> Registry:
         """Every component; raises PluginError if a plugin that `-p` asked for is broken."""
         registry = self.all_plugins
-        problems = [f"-p {name}: {registry.broken[name]}" for name in self.plugins if name in registry.broken]
+        broken = {name: registry.broken[name] for name in self.plugins if name in registry.broken}
+        problems = [f"-p {name}: {reason.removeprefix(f'-p {name}: ')}" for name, reason in broken.items()]
         if problems:
             raise PluginError(problems)
         return registry

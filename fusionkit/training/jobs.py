@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +15,19 @@ from typing import Any
 from fusionkit.training.experiment import Tell
 
 PROGRAM = "fusionkit.job"
+_BOOT = """
+import json, os, sys
+# what else reads or prints in this process must disturb neither pipe
+lifeline, channel = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+os.dup2(2, 1)
+task = json.loads(lifeline.readline())
+sys.path[:] = task["path"]
+from importlib import import_module
+import_module(task["program"]).main(task, lifeline, channel)
+"""
+"""The same code as here is imported, wherever one stands: `-m` alone would look into the current folder first."""
+SECONDS_TO_HEAR = 5.0
 
 
 class Jobs:
@@ -38,46 +53,53 @@ class Jobs:
 
     def _start(self, task: Mapping[str, Any]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", PROGRAM],
+            [sys.executable, "-P", "-c", _BOOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Ctrl-C is for this process, which then ends the others
+            # Ctrl-C is for this process, which then ends the others and what they have started
             start_new_session=True,
         )
         assert process.stdin is not None
         # the pipe stays open: its end is how a process learns that this one is gone
-        process.stdin.write(json.dumps(dict(task)) + "\n")
+        process.stdin.write(json.dumps({"program": PROGRAM, "path": sys.path, **task}) + "\n")
         process.stdin.flush()
         return process
 
     def _listen(self, number: int, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
+        is_done = False
         for line in process.stdout:
             # else it was killed while it spoke; and when nobody can be told, it must not wait for a listener
             if line.endswith("\n") and self.error is None:
-                try:
-                    self._hear(number, json.loads(line))
-                except Exception as error:
-                    self.error = error
-        if process.wait() and not self._is_stopping:
-            self._tell("job_failed", {"problems": [f"exit code {process.returncode}"], "job": number})
+                event = json.loads(line)
+                is_done = is_done or event["event"] in ("job_finished", "job_failed")
+                self._hear(number, event)
+        process.wait()
+        if not is_done and not self._is_stopping and self.error is None:
+            problem = f"exit code {process.returncode}"
+            self._hear(number, {"event": "job_failed", "problems": [problem]})
 
     def _hear(self, number: int, event: dict[str, Any]) -> None:
         name = event.pop("event")
         self.computed += name == "stage_finished"
-        self._tell(name, {**event, "job": number})
+        try:
+            self._tell(name, {**event, "job": number})
+        except Exception as error:
+            self.error = error
 
     def stop(self) -> None:
         """Ends the processes at once, which the store survives, and hears all that they said before."""
         self._is_stopping = True
         for process, listener in zip(self._processes, self._listeners, strict=True):
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what a plugin has started there, too
             process.wait()
-            listener.join()
+            # bounded: what has left the group may still hold the pipe
+            listener.join(SECONDS_TO_HEAR)
             for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                pipe.close()
+                if pipe is not None and not listener.is_alive():
+                    pipe.close()
 
 
 @contextlib.contextmanager
