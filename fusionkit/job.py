@@ -54,9 +54,7 @@ def main(task: Mapping[str, Any], lifeline: TextIO, channel: TextIO) -> None:
     try:
         _compute(task, tell)
         tell("job_finished", {})
-    except (
-        BaseException
-    ) as error:  # a plugin may raise anything; the process that started this one meets it too
+    except BaseException as error:  # a plugin may raise anything; the other processes meet it, too
         problems = error.problems if isinstance(error, FusionkitError) else [one_line(error)]
         trace = "".join(traceback.format_exception(error))
         tell("job_failed", {"problems": problems, "traceback": trace})

@@ -142,8 +142,9 @@ def find_unfinished(folder: Path | None, runs: Path) -> Path:
             raise UsageError(f"resume: there is no run in {runs}. Start one: fusionkit run RECIPE")
         folder = every[-1]
         if is_finished(folder):
-            left = [path for path in every if not is_finished(path)]
-            hint = f" The newest that is not: {left[-1]}" if left else ""
+            # of its recipe no later run has finished
+            left = [p for p in every if not any(is_finished(o) and o >= p for o in p.parent.glob("2*"))]
+            hint = f" Of another recipe, this one is not: {left[-1]}" if left else ""
             raise UsageError(f"resume: nothing to continue, the newest run is finished ({folder}).{hint}")
     folder = followed(folder)
     if is_finished(folder):

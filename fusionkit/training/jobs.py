@@ -26,7 +26,7 @@ sys.path[:] = task["path"]
 from importlib import import_module
 import_module(task["program"]).main(task, lifeline, channel)
 """
-"""The same code as here is imported, wherever one stands: `-m` alone would look into the current folder first."""
+"""Imports the same code as here, wherever one stands: `-m` would look into the current folder first."""
 SECONDS_TO_HEAR = 5.0
 
 
