@@ -17,7 +17,6 @@ import toys
 
 from fusionkit.registry import Registry
 
-
 # what a shell starts in the background ignores Ctrl-C, and so would everything that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
