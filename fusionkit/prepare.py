@@ -64,19 +64,24 @@ class Prepared:
         return next(iter(self.variants.values()))
 
 
-def prepare(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
-    """Reads the data, audits them and splits them; raises DataError with every problem."""
-    prepared = examine(loaded, places, tell, waits=waits)
+def prepare(
+    loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True, manifest: Manifest | None = None
+) -> Prepared:
+    """Reads the data unless given, audits them and splits them; raises DataError with every problem."""
+    prepared = examine(loaded, places, tell, waits=waits, manifest=manifest)
     prepared.audit.raise_errors()
     return prepared
 
 
-def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
+def examine(
+    loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True, manifest: Manifest | None = None
+) -> Prepared:
     """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
     device = choose_device(recipe.training)
-    tell("reading", {"source": loaded.source_plan.use})
-    manifest = read_manifest(loaded, places, device.threads)
+    if manifest is None:
+        tell("reading", {"source": loaded.source_plan.use})
+        manifest = read_manifest(loaded, places, device.threads)
     manifest.require_columns(loaded.used_columns, "modalities")
     task = Classification(manifest.classes)
     check_sample_rule(recipe.evaluation.samples, len(task.classes))

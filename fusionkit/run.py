@@ -71,14 +71,14 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
         _write_start(folder, loaded, registry)
         prepared = prepare(loaded, places, note)
         write_split(folder / "split.csv", prepared)
-        plans = _plan(prepared)
+        plans = plan_models(prepared)
         with side_by_side(_other_jobs(prepared, registry, places), note) as jobs:
-            predictions, members, computed = _compute(prepared, plans, note)
+            predictions, members, computed = compute_models(prepared, plans, note)
         computed += jobs.computed
         report = _report(loaded, prepared, predictions, members)
         _write_end(folder, prepared, predictions, report, members)
         note("run_finished", {"folder": str(folder), "computed": computed})
-    _point_latest(folder)
+    point_latest(folder)
     return RunResult(folder, report, computed)
 
 
@@ -96,7 +96,7 @@ def _n_jobs(prepared: Prepared) -> int:
     return min(recipe.training.jobs, len(prepared.folds) * recipe.seeds)
 
 
-def _plan(prepared: Prepared) -> Plans:
+def plan_models(prepared: Prepared) -> Plans:
     """Plans every model of every fold, so that what cannot be is said before anything is trained."""
     plans: Plans = {}
     for name, fold, _, plan in plan_all(prepared):
@@ -104,7 +104,7 @@ def _plan(prepared: Prepared) -> Plans:
     return plans
 
 
-def _compute(
+def compute_models(
     prepared: Prepared, plans: Plans, tell: Tell
 ) -> tuple[dict[str, list[FoldPredictions]], list[Member], int]:
     """Runs every step and predicts every test row."""
@@ -305,7 +305,7 @@ def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
-def _point_latest(folder: Path) -> None:
+def point_latest(folder: Path) -> None:
     """Points `latest` to the newest run, atomically."""
     link_path = folder.parent / f".latest.{secrets.token_hex(3)}"
     try:

@@ -23,6 +23,7 @@ from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, Reso
 COMMANDS = {
     "run": "run",
     "resume": "resume",
+    "sweep": "sweep",
     "evaluate": "evaluate",
     "predict": "predict",
     "validate": "validate",

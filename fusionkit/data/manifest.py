@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -14,6 +15,7 @@ from fusionkit.interfaces import Cells
 from fusionkit.specs import ColumnSpec
 
 _SHOWN = 20
+_PLAIN_NAME = re.compile(r"\w[\w .,()+=-]*")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Manifest:
     subject_outcomes: Sequence[str | None] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     checksums: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    _paths: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _folders: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -100,11 +102,27 @@ class Manifest:
 
     def _file(self, row: int, name: str, text: str) -> Path:
         try:
-            if text not in self._paths:  # following links takes longer than all else about a row
-                self._paths[text] = resolve_file(self.root, text)
-            return self._paths[text]
+            return self._plain_file(text) or resolve_file(self.root, text)
         except DataError as error:
             raise DataError([f"{self.where(row)}: {name}: {problem}" for problem in error.problems]) from None
+
+    def _plain_file(self, text: str) -> Path | None:
+        """Returns the path of a file that is no link, in a folder that does not leave `root`; else None.
+
+        Following links takes longer than all else about a row, so those of a folder are followed once. Paths
+        are not kept: of a large cohort they would fill the memory.
+        """
+        folder, slash, name = text.rpartition("/")
+        if not _PLAIN_NAME.fullmatch(name) or (slash and not folder):
+            return None
+        path = self.root / text
+        try:
+            if folder not in self._folders:
+                resolve_file(self.root, folder or ".")
+                self._folders.add(folder)
+            return None if path.is_symlink() else path
+        except (OSError, DataError):  # what is wrong is said of the whole path
+            return None
 
     def where(self, row: int) -> str:
         """Names a row for a message."""

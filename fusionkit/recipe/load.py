@@ -95,7 +95,7 @@ def load_recipe(
     """
     path = Path(path)
     return load_text(
-        _read(path), registry, name=str(path), overrides=overrides, path=path, data_root=data_root
+        read_text(path), registry, name=str(path), overrides=overrides, path=path, data_root=data_root
     )
 
 
@@ -149,6 +149,8 @@ def _parse(text: str, name: str) -> dict[str, Any]:
         raise RecipeError(
             f"{name}:1: a recipe is a mapping of keys to values ({show(tree)}). Start with `name:`."
         )
+    if "variants" in tree and "stages" not in tree:
+        raise RecipeError(f"{name}:1: a sweep, not a recipe. Say `fusionkit sweep`.")
     return tree
 
 
@@ -156,25 +158,26 @@ def _required() -> list[str]:
     return [name for name, field in Recipe.model_fields.items() if field.is_required()]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, what: str = "recipe") -> str:
+    """Returns the text of a recipe or sweep file; raises RecipeError."""
     if path.is_dir():
-        raise RecipeError(f"{path}: a folder, not a recipe file. {suggest(path.name, _recipes_in(path))}")
+        raise RecipeError(f"{path}: a folder, not a {what} file. {suggest(path.name, _recipes_in(path))}")
     try:
         with path.open("rb") as file:
             data = file.read(dialect.MAX_BYTES + 1)
     except FileNotFoundError:
         hint = suggest(path.name, _recipes_in(path.parent))
-        raise RecipeError(f"{path}: there is no such recipe file. {hint}") from None
+        raise RecipeError(f"{path}: there is no such {what} file. {hint}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}).") from None
     if len(data) > dialect.MAX_BYTES:
-        raise RecipeError(f"{path}: larger than {dialect.MAX_BYTES >> 20} MiB. This is no recipe.")
+        raise RecipeError(f"{path}: larger than {dialect.MAX_BYTES >> 20} MiB. This is no {what}.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
     if "\0" in text:
-        raise RecipeError(f"{path}: a binary file, not a recipe (byte {text.index(chr(0))} is zero).")
+        raise RecipeError(f"{path}: a binary file, not a {what} (byte {text.index(chr(0))} is zero).")
     return text
 
 

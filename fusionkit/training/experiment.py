@@ -164,12 +164,13 @@ class Experiment:
         modules.move_to_end(key)
         return modules[key]
 
-    def describe_part(self, path: str, origin: Origin) -> dict[str, Any]:
-        """Returns what determines a part's behaviour, for addresses."""
+    def describe_part(self, path: str, origin: Origin, *, is_pretrained: bool = False) -> dict[str, Any]:
+        """Returns what determines a part's behaviour, for addresses; its pretraining alone, if so asked."""
         if path.endswith(".scale"):
             return {"use": "scale", "version": SCALE_VERSION, "origin": origin.address}
         plan = self.factory.loaded.parts[path]
         files = data_files(plan.config, self.factory.data_root)
+        readout = getattr(plan.card, "readout", ())
         contents = {
             name: {"sha256": file_digest(file).hex()} for name, file in files.items() if file.is_file()
         }
@@ -179,7 +180,7 @@ class Experiment:
             "options": {
                 name: contents.get(name, value)
                 for name, value in plan.options.items()
-                if not _is_image_input(plan, name)
+                if not _is_image_input(plan, name) and not (is_pretrained and name in readout)
             },
             "origin": origin.address,
         }
