@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionkit import __version__
+from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
+from fusionkit.evaluation.missing import Blanked, Blanks, blanked_models
 from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.learned import Member, json_bytes, patterns_of, write_model
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
@@ -127,6 +129,8 @@ def compute_models(
             of_fold = plans[main, fold.repeat, fold.fold]
             found = _predict_pretrained(prepared.main, fold, stage, of_fold)
             predictions.setdefault(modality + PRETRAINED, []).append(found)
+        for model, found in _predict_blanked(prepared, fold, plans):
+            predictions.setdefault(model.name, []).append(found)
     return predictions, members, computed
 
 
@@ -148,6 +152,55 @@ def predict_fold(
         return mean
 
     return _fold_predictions(experiment, fold, probabilities)
+
+
+def blanked_of(prepared: Prepared) -> list[Blanked]:
+    """Returns the models that the recipe asks to test with cells blanked."""
+    loaded = prepared.main.factory.loaded
+    readers = {
+        modality: [
+            name
+            for name, experiment in prepared.variants.items()
+            if set(columns) & set(experiment.factory.loaded.used_columns)
+        ]
+        for modality, columns in loaded.columns.items()
+    }
+    return blanked_models(loaded.recipe.evaluation, readers)
+
+
+def _predict_blanked(
+    prepared: Prepared, fold: Fold, plans: Plans
+) -> Iterator[tuple[Blanked, FoldPredictions]]:
+    """Predicts a fold's test rows with cells blanked; no other row is touched, and nothing learns."""
+    by_place: dict[tuple[str, float], list[Blanked]] = {}
+    for model in blanked_of(prepared):
+        by_place.setdefault((model.modality, model.rate), []).append(model)
+    evaluation = prepared.main.factory.loaded.recipe.evaluation
+    for draw in range(evaluation.missing_draws):
+        blanks = {name: _blanks(prepared.main, fold, name, draw) for name in evaluation.missing}
+        for (modality, rate), models in by_place.items():
+            changed = _with_cells(prepared.main, blanks[modality].at(rate), blanks[modality].columns)
+            for model in models:
+                plain = prepared.variants[model.plain]
+                same = replace(plain, manifest=changed.manifest, shared=changed.shared)
+                found = predict_fold(
+                    same, fold, [p.origins for p in plans[model.plain, fold.repeat, fold.fold]]
+                )
+                yield model, replace(found, repeat=model.repeat(fold.repeat, draw))
+
+
+def _blanks(experiment: Experiment, fold: Fold, modality: str, draw: int) -> Blanks:
+    reader = experiment.reader(modality)
+    seed = experiment.factory.loaded.recipe.seed
+    columns = experiment.factory.loaded.columns[modality]
+    return Blanks(experiment.manifest, fold.test, columns, reader.key, seed=seed, draw=draw)
+
+
+def _with_cells(experiment: Experiment, manifest: Manifest, columns: Sequence[str]) -> Experiment:
+    """Returns the experiment on data that differ in some columns: whoever reads those reads them anew."""
+    shared, changed = experiment.shared, set(columns)
+    readers = {n: reader for n, reader in shared.readers.items() if not changed & set(reader.spec.columns)}
+    return replace(experiment, manifest=manifest, shared=replace(shared, readers=readers))
 
 
 def _predict_pretrained(
@@ -204,6 +257,7 @@ def _report(
         seed=recipe.seed,
         is_simulated=manifest.is_simulated,
         unit=getattr(recipe.split, "unit", "subject"),
+        blanked=blanked_of(prepared),
     )
     report["warnings"] += [found.message for found in prepared.audit.warnings]
     learned = {origin.address for m in members for origin in m.origins.values() if origin.is_learned}

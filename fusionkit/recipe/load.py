@@ -122,6 +122,7 @@ def load_text(
     source = build_source(source_plan, root, findings) if source_plan is not None else None
     columns = resolve_columns(tree, plans, source, findings) if source is not None else {}
     checks.check_missing(plans, registry, findings)
+    checks.check_blanking(tree, findings)
     stages = _read_stages(shape.tree)
     checks.check_stages(stages, plans, findings)
     if shape.recipe is not None:
@@ -129,7 +130,7 @@ def load_text(
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
-        if not shape.doubtful & {"split", "seeds"}:
+        if not shape.doubtful & {"split", "seeds", "evaluation"}:
             checks.check_size(shape.recipe, findings)
     findings.raise_all()
     assert shape.recipe is not None
