@@ -151,3 +151,17 @@ def test_a_row_reads_a_model_that_its_run_has(folder, toy_registry):
 )
 def test_files_that_are_no_sweeps(folder, toy_registry, text, sentence):
     assert problems_of(folder, toy_registry, text) == [sentence]
+
+
+def test_a_curve_is_of_a_modality_that_every_variant_tests_with_cells_blanked(folder, toy_registry):
+    text = (
+        "name: curves\nbase: toy.yaml\ncurve: numbers\nvariants:\n"
+        "  - {name: with rates, overrides: {evaluation.missing: {numbers: [0.5]}}}\n"
+        "  - {name: without}\n"
+        "  - {name: another, overrides: {evaluation.missing: {numbers: [0.5]}}, model: words}\n"
+    )
+    assert problems_of(folder, toy_registry, text) == [
+        "sweep.yaml:6: variants[1]: `evaluation.missing` has no rates of the sweep's `curve` (numbers). "
+        "None is known.",
+        "sweep.yaml:7: variants[2].model: it does not read the sweep's `curve` ('words').",
+    ]

@@ -15,7 +15,7 @@ from fusionkit.errors import FusionkitError, RecipeError, suggest
 from fusionkit.recipe import dialect
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.load import LoadedRecipe, load_recipe, read_text
-from fusionkit.recipe.schema import Name, Node
+from fusionkit.recipe.schema import MISSING, PRETRAINED, Name, Node
 from fusionkit.recipe.shape import explain, show, validate_strictly
 from fusionkit.registry import Registry
 from fusionkit.specs import MAX_SEED
@@ -136,7 +136,7 @@ def load_sweep(
 
 def missing_name(model: str, modality: str, rate: float) -> str:
     """Returns under which name a run's report has a model that is tested with cells of a modality blanked."""
-    return f"{model}_missing_{modality}_{rate:g}"
+    return f"{model}{MISSING}{modality}_{rate:g}"
 
 
 def _check(sweep: Sweep, findings: Findings) -> None:
@@ -217,6 +217,19 @@ def _check_runs(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None
                 ("variants", index, "model"),
                 f"its run has no such model ({show(variant.model)}). {suggest(variant.model, known)}",
             )
+        elif sweep.curve is not None:
+            _check_curve(sweep.curve, index, variant.model, loaded, findings)
+
+
+def _check_curve(curve: str, index: int, model: str | None, loaded: LoadedRecipe, findings: Findings) -> None:
+    """Checks that a variant's run tests its model with cells of the curve's modality blanked."""
+    recipe = loaded.recipe
+    if curve not in recipe.evaluation.missing:
+        known = suggest(curve, recipe.evaluation.missing)
+        sentence = f"`evaluation.missing` has no rates of the sweep's `curve` ({curve}). {known}"
+        findings.add(("variants", index), sentence)
+    elif (reads := model or models_of(loaded)[0]) not in ("fused", curve):
+        findings.add(("variants", index, "model"), f"it does not read the sweep's `curve` ({show(reads)}).")
 
 
 def models_of(loaded: LoadedRecipe) -> list[str]:
@@ -227,4 +240,11 @@ def models_of(loaded: LoadedRecipe) -> list[str]:
     if len(modalities) > 1 and recipe.evaluation.modalities_alone:
         names = [*names, *modalities]
     pretrained = [stage.pretrain.split(".")[0] for stage in recipe.stages if hasattr(stage, "pretrain")]
-    return [*names, *dict.fromkeys(f"{name}_pretrained" for name in pretrained)]
+    blanked = [
+        missing_name(model, modality, rate)
+        for modality, rates in recipe.evaluation.missing.items()
+        for rate in rates
+        for model in names
+        if model in (names[0], modality)
+    ]
+    return [*names, *dict.fromkeys(name + PRETRAINED for name in pretrained), *blanked]
