@@ -118,7 +118,7 @@ def evaluate(
 
 def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folder: Path) -> dict[str, Any]:
     loaded = learned.loaded
-    device = choose_device(loaded.recipe.training)
+    device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     tell("reading", {"source": loaded.source_plan.use})
     manifest = _read(learned, places, device.threads)
     task = Classification(manifest.classes)

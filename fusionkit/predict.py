@@ -164,11 +164,12 @@ def make_experiments(
 ) -> dict[str, Experiment]:
     """Returns the experiment of every model that learned, on other rows, the recipe as written first."""
     task = Classification(manifest.classes)
-    device = choose_device(learned.loaded.recipe.training)
+    recipe = learned.loaded.recipe
+    device = choose_device(recipe.training, n_jobs=recipe.n_jobs)  # as many threads as the run had here
     store, shared = Store(places.store, tell), Shared(artefacts=learned.artefact)
     experiments = {}
     for name in learned.models:
-        is_main = name == FUSED or len(learned.loaded.recipe.modalities) == 1
+        is_main = name == FUSED or len(recipe.modalities) == 1
         loaded = learned.loaded if is_main else learned.loaded.alone(name)
         factory = PartFactory(loaded, task.output_dim, places.data)
         experiments[name] = Experiment(factory, manifest, task, store, device, tell, shared)

@@ -74,7 +74,7 @@ def prepare(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
 def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
     """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
-    device = choose_device(recipe.training)
+    device = choose_device(recipe.training, n_jobs=recipe.n_jobs)
     tell("reading", {"source": loaded.source_plan.use})
     manifest = read_manifest(loaded, places, device.threads)
     manifest.require_columns(loaded.used_columns, "modalities")

@@ -85,15 +85,10 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
 def _other_jobs(prepared: Prepared, registry: Registry, places: Places) -> list[Mapping[str, Any]]:
     """Returns what each job beside this process is told; none where there is nothing to share."""
     loaded = prepared.main.factory.loaded
-    n_jobs = _n_jobs(prepared)
+    n_jobs = loaded.recipe.n_jobs
     task = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
     folders = {name: str(path) for name, path in vars(places).items()}
     return [{**task, **folders, "number": number} for number in range(1, n_jobs)]
-
-
-def _n_jobs(prepared: Prepared) -> int:
-    recipe = prepared.main.factory.loaded.recipe
-    return min(recipe.training.jobs, len(prepared.folds) * recipe.seeds)
 
 
 def _plan(prepared: Prepared) -> Plans:
@@ -111,7 +106,7 @@ def _compute(
     predictions: dict[str, list[FoldPredictions]] = {}
     members: list[Member] = []
     computed = 0
-    n_folds, n_jobs = len(prepared.folds), _n_jobs(prepared)
+    n_folds, n_jobs = len(prepared.folds), prepared.main.factory.loaded.recipe.n_jobs
     main = next(iter(prepared.variants))
     for number, fold in enumerate(prepared.folds):
         tell("fold_started", {"fold": number + 1, "folds": n_folds, "jobs": n_jobs})
@@ -263,7 +258,7 @@ def _write_start(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None
 def write_environment(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None:
     """Writes what else could matter to a number."""
     versions = {plugin.name: plugin.version for plugin in registry.plugins.values()}
-    device = choose_device(loaded.recipe.training)
+    device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     environment = {"fusionkit": __version__, "plugins": versions, **describe_environment(device)}
     write_atomic(folder / "environment.json", json_bytes(environment))
 

@@ -216,9 +216,9 @@ def check_size(recipe: Recipe, findings: Findings) -> None:
     split = recipe.split
     repeats = 1 if isinstance(split, ColumnSplit) else split.repeats
     folds = split.folds if isinstance(split, FoldSplit) else 1
-    if folds * repeats * recipe.seeds > MAX_TRAININGS:
+    if recipe.n_trainings > MAX_TRAININGS:
         findings.add(
             ("split",),
             f"too many trainings of one model ({folds} folds x {repeats} repeats x {recipe.seeds} seeds = "
-            f"{folds * repeats * recipe.seeds}). At most {MAX_TRAININGS} are run.",
+            f"{recipe.n_trainings}). At most {MAX_TRAININGS} are run.",
         )
