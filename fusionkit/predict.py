@@ -24,7 +24,7 @@ from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
-from fusionkit.training.supervised import link, predict_logits
+from fusionkit.training.supervised import mean_of_members, predict_logits
 
 NO_MODEL = "none"
 N_NAMED = 5
@@ -209,13 +209,11 @@ def mean_probabilities(
     learned: LearnedRun, experiment: Experiment, name: str, rows: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Returns a model's probabilities (n, k) of some rows: the mean over its folds and initialisations."""
-    views = learned.loaded.recipe.evaluation.views
     members = learned.members(name)
-    total = np.zeros((len(rows), len(experiment.task.classes)))
     for origins in members:
         _check_unlearned(experiment, origins)
-        total += link(experiment, predict_logits(experiment, origins, rows), views)
-    return total / len(members)
+    logits = (predict_logits(experiment, origins, rows) for origins in members)
+    return mean_of_members(experiment, logits, learned.loaded.recipe.evaluation.views)
 
 
 def _check_unlearned(experiment: Experiment, origins: Mapping[str, Origin]) -> None:

@@ -84,7 +84,7 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
     outcomes: dict[str, int] = {}
     folds: list[Fold] = []
     try:
-        outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
+        outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
         names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
         folds = make_folds(recipe.split, manifest, names, recipe.seed)
     except DataError as error:
@@ -143,16 +143,15 @@ def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
         raise DataError(problems)
 
 
-def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
+def outcomes_of(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
+    """Returns each subject's class index, -1 where unknown; raises DataError where the data disagree."""
     given = manifest.subject_outcomes
-    return dict(
-        subject_outcomes(
-            manifest.subjects,
-            task.encode(manifest.outcomes),
-            task.classes,
-            given=None if given is None else task.encode(given),
-            rule=rule,
-        )
+    return subject_outcomes(
+        manifest.subjects,
+        task.encode(manifest.outcomes),
+        task.classes,
+        given=None if given is None else task.encode(given),
+        rule=rule,
     )
 
 

@@ -33,7 +33,7 @@ from fusionkit.training.device import choose_device, describe_environment
 from fusionkit.training.experiment import Experiment, Origin, Tell
 from fusionkit.training.jobs import side_by_side
 from fusionkit.training.stages import Plan, run_steps
-from fusionkit.training.supervised import link, predict_logits, predict_pretrained
+from fusionkit.training.supervised import mean_of_members, predict_logits, predict_pretrained
 
 FloatArray = NDArray[np.float64]
 Plans = dict[tuple[str, int, int], list[Plan]]
@@ -138,9 +138,8 @@ def predict_fold(
     evaluation = experiment.factory.loaded.recipe.evaluation
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
-        logits = [predict_logits(experiment, origins, rows) for origins in members]
-        mean: FloatArray = np.mean([link(experiment, each, evaluation.views) for each in logits], axis=0)
-        return mean
+        logits = (predict_logits(experiment, origins, rows) for origins in members)
+        return mean_of_members(experiment, logits, evaluation.views)
 
     return _fold_predictions(experiment, fold, probabilities)
 
@@ -153,10 +152,8 @@ def _predict_pretrained(
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
         origins = [Origin(step.address, step.used[stage.pretrain].seed, is_learned=True) for step in steps]
-        logits = [predict_pretrained(experiment, stage, origin, rows) for origin in origins]
-        views = recipe.evaluation.views
-        mean: FloatArray = np.mean([link(experiment, each, views) for each in logits], axis=0)
-        return mean
+        logits = (predict_pretrained(experiment, stage, origin, rows) for origin in origins)
+        return mean_of_members(experiment, logits, recipe.evaluation.views)
 
     return _fold_predictions(experiment, fold, probabilities, [stage.pretrain.split(".")[0]])
 

@@ -60,6 +60,11 @@ def problems(text, *overrides):
             "split={scheme: folds, unit: sample, validation: 0.2}",
             "override 'split={scheme: folds, unit: sample, validation: 0.2}': split.unit: by sample, one subject's samples fall on both sides, which is leakage. Write `unit: subject`, or also `accept_leakage: true`; the report will say so.",
         ),
+        # a value of its column that stands for two sets
+        (
+            "split={scheme: column, column: side, train: [a, b], validation: [c], test: [b]}",
+            "override 'split={scheme: column, column: side, train: [a, b], validation: [c], test: [b]}': split: the value 'b' stands for train and test. Name it once.",
+        ),
         # validation subjects where there are none
         (
             "split={scheme: folds}",

@@ -10,6 +10,7 @@ from fusionkit.recipe.components import PartPlan
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.schema import (
     MAX_TRAININGS,
+    SETS,
     ColumnSplit,
     FitStage,
     FoldSplit,
@@ -209,6 +210,20 @@ def check_validation(recipe: Recipe, findings: Findings) -> None:
             "by sample, one subject's samples fall on both sides, which is leakage. "
             "Write `unit: subject`, or also `accept_leakage: true`; the report will say so.",
         )
+
+
+def check_sets(recipe: Recipe, findings: Findings) -> None:
+    """Checks that no value of a split's column stands for two sets."""
+    split = recipe.split
+    if not isinstance(split, ColumnSplit):
+        return
+    sets: dict[str, list[str]] = {}
+    for name in SETS:
+        for value in getattr(split, name):
+            sets.setdefault(value, []).append(name)
+    for value, names in sets.items():
+        if len(names) > 1:
+            findings.add(("split",), f"the value '{value}' stands for {' and '.join(names)}. Name it once.")
 
 
 def check_size(recipe: Recipe, findings: Findings) -> None:

@@ -184,6 +184,8 @@ def _load(
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
+        if "split" not in shape.doubtful:
+            checks.check_sets(shape.recipe, findings)
         if not shape.doubtful & {"split", "seeds"}:
             checks.check_size(shape.recipe, findings)
     findings.raise_all()

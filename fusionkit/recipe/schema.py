@@ -222,6 +222,9 @@ class FoldSplit(Node):
     """Must be true for `unit: sample`; the report is branded."""
 
 
+SETS = ("train", "validation", "test")
+
+
 class ColumnSplit(Node):
     """The data say which row is for training and which for testing."""
 
