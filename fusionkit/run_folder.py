@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fusionkit.errors import DataError, FusionkitError, UsageError
+from fusionkit.errors import DataError, FusionkitError, PluginError, RecipeError, UsageError
+from fusionkit.registry import Registry
 from fusionkit.store import write_atomic
 
 MARKER = "unfinished.json"
@@ -76,6 +77,31 @@ def read_marker(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return marker if isinstance(marker, dict) else {}
+
+
+@contextlib.contextmanager
+def hinting_at_plugins(folder: Path, registry: Registry) -> Iterator[None]:
+    """Adds to what is wrong with a run's recipe which of the run's plugins are not loaded now."""
+    try:
+        yield
+    except (RecipeError, PluginError) as error:
+        hints = [
+            f"{folder}: the run had the plugin '{name}', which is not loaded now. Name it before the "
+            f"command, `fusionkit -p {name} ...`, or install it."
+            for name in _lost_plugins(folder, registry)
+        ]
+        raise type(error)([*error.problems, *hints]) from None
+
+
+def _lost_plugins(folder: Path, registry: Registry) -> list[str]:
+    """Returns the plugins that a run had, by the names that it knew them by, less those that are loaded."""
+    try:
+        names = list(json.loads((folder / "environment.json").read_text(encoding="utf-8"))["plugins"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []  # nothing to hint at: the mistake itself is told
+    known = {plugin.package for plugin in registry.plugins.values()} | set(registry.plugins)
+    # `-p` may have named the same plugin by another path
+    return [name for name in map(str, names) if name not in known and Path(name).stem not in known]
 
 
 def is_finished(folder: Path) -> bool:

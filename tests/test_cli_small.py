@@ -185,6 +185,12 @@ def test_schema_prints_a_json_schema(call):
         (["show", "toy_maen"], 2, "error: show: there is no component called 'toy_maen'. Did you mean 'toy_mean'?"),
         (["validate"], 2, "Missing argument"),
         (["validate", "not_there.yaml"], 3, "error: not_there.yaml: there is no such recipe file."),
+        (
+            ["-p", "not_there.py", "-p", "nor/this", "list"],
+            2,
+            "error: -p not_there.py: there is no such plugin file or folder. Give its path from here, or a module's name.\n"
+            "error: -p nor/this: there is no such plugin file or folder. Give its path from here, or a module's name.",
+        ),
         (["-p", "not_there", "show", "toy"], 5, "error: -p not_there: ModuleNotFoundError: No module named 'not_there'"),
     ],
 )  # fmt: skip
