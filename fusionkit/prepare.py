@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fusionkit.data.alike import tell_once
 from fusionkit.data.audit import Audit, audit_data
 from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
@@ -140,7 +141,7 @@ def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     files = [name for name, spec in schema.items() if spec.kind == "file"]
     problems = [*check_table(manifest, schema), *manifest.check_files(files)]
     if problems:
-        raise DataError(problems)
+        raise DataError([sentence for sentence, _ in tell_once(problems)])
 
 
 def outcomes_of(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
