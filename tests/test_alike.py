@@ -65,3 +65,10 @@ def test_files_of_other_names_are_alike_and_so_are_values_with_other_suggestions
 def test_what_is_about_no_single_row_stays_as_it_is():
     given = ["split: there is no benign subject.", "and 3 more cells.", of_row(1, "Age: x ('1'). Y.")]
     assert tell_once(given) == [(sentence, 1) for sentence in given]
+
+
+def test_a_sentence_that_comes_twice_is_counted_twice():
+    twice = [of_row(row // 2, "a/x.png: the file is empty (0 bytes). Fetch it again.") for row in range(6)]
+    ((sentence, count),) = tell_once(twice)
+    assert count == 6
+    assert sentence.startswith(f"{twice[0]} Alike: 5 more rows (s0, s1, s1, ...).")

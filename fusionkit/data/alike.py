@@ -23,21 +23,25 @@ def tell_once(sentences: Sequence[str]) -> list[tuple[str, int]]:
     """
     groups: dict[str, list[str]] = {}
     for sentence in sentences:
-        row = _ROW.match(sentence)
-        kind = _GIVEN.sub("", sentence[row.end() :]) if row else sentence
-        groups.setdefault(kind, []).append(sentence)
-    many = {alike[0]: alike for alike in groups.values() if len(alike) > FEW}
-    left_out = {sentence for alike in many.values() for sentence in alike[1:]}
-    return [
-        (f"{sentence} {_others(many[sentence][1:])}", len(many[sentence]))
-        if sentence in many
-        else (sentence, 1)
-        for sentence in dict.fromkeys(sentences)
-        if sentence not in left_out
-    ]
+        groups.setdefault(_kind(sentence), []).append(sentence)
+    told: list[tuple[str, int]] = []
+    for sentence in sentences:
+        alike = groups[_kind(sentence)]
+        if 0 < len(alike) <= FEW:
+            told.append((sentence, 1))
+        elif alike:
+            told.append((f"{sentence} {_others(alike[1:])}", len(alike)))
+            groups[_kind(sentence)] = []  # told
+    return told
 
 
 def _others(sentences: Sequence[str]) -> str:
     rows = [found["id"] for found in map(_ROW.match, sentences) if found]
     more = ", ..." if len(rows) > _NAMED else ""
     return f"Alike: {len(sentences)} more rows ({', '.join(map(shorten, rows[:_NAMED]))}{more})."
+
+
+def _kind(sentence: str) -> str:
+    """Returns what a sentence of a row has in common with those that are alike."""
+    row = _ROW.match(sentence)
+    return _GIVEN.sub("", sentence[row.end() :]) if row else sentence
