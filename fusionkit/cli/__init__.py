@@ -29,6 +29,7 @@ COMMANDS = {
     "list": "listing",
     "show": "show",
     "schema": "schema",
+    "runs": "runs",
     "store": "store",
     "doctor": "doctor",
     "data": "data",
