@@ -182,7 +182,10 @@ def prune_runs(runs: Path, *, older_than_days: float, dry_run: bool = False) -> 
 
 
 def _last_change(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()  # it is changing just now
 
 
 def _delete(folder: Path) -> None:

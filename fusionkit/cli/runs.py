@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import textwrap
@@ -24,14 +25,10 @@ def list_(runs: RunsRoot = Path("runs"), as_json: AsJson = False) -> None:
 
     found: list[dict[str, Any]] = []
     for folder in reversed(find_runs(runs)):
-        problems = [str(problem) for problem in read_marker(folder).get("problems", [])]
-        entry = {
-            "run": str(folder),
-            "status": status_of(folder),
-            "bytes": _size(folder),
-            "problems": problems,
-        }
-        found.append(entry)
+        problems = read_marker(folder).get("problems")
+        said = [str(problem) for problem in problems] if isinstance(problems, list) else []
+        stands = {"status": status_of(folder), "problems": said}
+        found.append({"run": str(folder), "bytes": _size(folder), **stands})
     if as_json:
         print(json.dumps(found))
         return
@@ -79,7 +76,11 @@ def prune(
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a running run writes and renames
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _count(number: int, noun: str = "run") -> str:
