@@ -17,12 +17,12 @@ from fusionkit import __version__
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError, RecipeError, ResourceError
-from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
+from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
 from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
-from fusionkit.prepare import Places, check_manifest, read_manifest
+from fusionkit.prepare import Places, check_manifest, outcomes_of, read_manifest
 from fusionkit.recipe.dialect import dump_yaml, parse
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage
 from fusionkit.registry import Registry
@@ -31,7 +31,7 @@ from fusionkit.store import address_of, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Tell
-from fusionkit.training.supervised import link, predict_pretrained
+from fusionkit.training.supervised import mean_of_members, predict_pretrained
 
 N_NAMED = 10
 
@@ -118,7 +118,7 @@ def evaluate(
 
 def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folder: Path) -> dict[str, Any]:
     loaded = learned.loaded
-    device = choose_device(loaded.recipe.training)
+    device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     tell("reading", {"source": loaded.source_plan.use})
     manifest = _read(learned, places, device.threads)
     task = Classification(manifest.classes)
@@ -169,14 +169,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
 
 
 def _outcomes(learned: LearnedRun, manifest: Manifest, task: Classification) -> Mapping[str, int]:
-    own = manifest.subject_outcomes
-    outcomes = subject_outcomes(
-        manifest.subjects,
-        task.encode(manifest.outcomes),
-        task.classes,
-        given=None if own is None else task.encode(own),
-        rule=learned.loaded.recipe.evaluation.subject_outcome,
-    )
+    outcomes = outcomes_of(learned.loaded.recipe.evaluation.subject_outcome, manifest, task)
     if all(code < 0 for code in outcomes.values()):
         use = learned.loaded.source_plan.use
         raise DataError(f"{use}: no subject has an outcome. Name its column, or say predict.")
@@ -332,12 +325,11 @@ def _pretrained_probabilities(
     learned: LearnedRun, experiment: Experiment, model: str, stage: PretrainStage, rows: Sequence[int]
 ) -> FloatArray:
     views = learned.loaded.recipe.evaluation.views
-    logits = [
+    logits = (
         predict_pretrained(experiment, stage, origins[stage.pretrain], rows)
         for origins in learned.members(model)
-    ]
-    mean: FloatArray = np.mean([link(experiment, each, views) for each in logits], axis=0)
-    return mean
+    )
+    return mean_of_members(experiment, logits, views)
 
 
 def _warnings(

@@ -24,7 +24,7 @@ from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
-from fusionkit.training.supervised import link, predict_logits
+from fusionkit.training.supervised import mean_of_members, predict_logits
 
 NO_MODEL = "none"
 N_NAMED = 5
@@ -164,11 +164,12 @@ def make_experiments(
 ) -> dict[str, Experiment]:
     """Returns the experiment of every model that learned, on other rows, the recipe as written first."""
     task = Classification(manifest.classes)
-    device = choose_device(learned.loaded.recipe.training)
+    recipe = learned.loaded.recipe
+    device = choose_device(recipe.training, n_jobs=recipe.n_jobs)  # as many threads as the run had here
     store, shared = Store(places.store, tell), Shared(artefacts=learned.artefact)
     experiments = {}
     for name in learned.models:
-        is_main = name == FUSED or len(learned.loaded.recipe.modalities) == 1
+        is_main = name == FUSED or len(recipe.modalities) == 1
         loaded = learned.loaded if is_main else learned.loaded.alone(name)
         factory = PartFactory(loaded, task.output_dim, places.data)
         experiments[name] = Experiment(factory, manifest, task, store, device, tell, shared)
@@ -208,13 +209,11 @@ def mean_probabilities(
     learned: LearnedRun, experiment: Experiment, name: str, rows: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Returns a model's probabilities (n, k) of some rows: the mean over its folds and initialisations."""
-    views = learned.loaded.recipe.evaluation.views
     members = learned.members(name)
-    total = np.zeros((len(rows), len(experiment.task.classes)))
     for origins in members:
         _check_unlearned(experiment, origins)
-        total += link(experiment, predict_logits(experiment, origins, rows), views)
-    return total / len(members)
+    logits = (predict_logits(experiment, origins, rows) for origins in members)
+    return mean_of_members(experiment, logits, learned.loaded.recipe.evaluation.views)
 
 
 def _check_unlearned(experiment: Experiment, origins: Mapping[str, Origin]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fusionkit.data.alike import tell_once
 from fusionkit.data.audit import Audit, audit_data
 from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
@@ -78,7 +79,7 @@ def examine(
 ) -> Prepared:
     """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
-    device = choose_device(recipe.training)
+    device = choose_device(recipe.training, n_jobs=recipe.n_jobs)
     if manifest is None:
         tell("reading", {"source": loaded.source_plan.use})
         manifest = read_manifest(loaded, places, device.threads)
@@ -89,7 +90,7 @@ def examine(
     outcomes: dict[str, int] = {}
     folds: list[Fold] = []
     try:
-        outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
+        outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
         names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
         folds = make_folds(recipe.split, manifest, names, recipe.seed)
     except DataError as error:
@@ -145,19 +146,18 @@ def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     files = [name for name, spec in schema.items() if spec.kind == "file"]
     problems = [*check_table(manifest, schema), *manifest.check_files(files)]
     if problems:
-        raise DataError(problems)
+        raise DataError([sentence for sentence, _ in tell_once(problems)])
 
 
-def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
+def outcomes_of(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
+    """Returns each subject's class index, -1 where unknown; raises DataError where the data disagree."""
     given = manifest.subject_outcomes
-    return dict(
-        subject_outcomes(
-            manifest.subjects,
-            task.encode(manifest.outcomes),
-            task.classes,
-            given=None if given is None else task.encode(given),
-            rule=rule,
-        )
+    return subject_outcomes(
+        manifest.subjects,
+        task.encode(manifest.outcomes),
+        task.classes,
+        given=None if given is None else task.encode(given),
+        rule=rule,
     )
 
 

@@ -35,7 +35,7 @@ from fusionkit.training.device import choose_device, describe_environment
 from fusionkit.training.experiment import Experiment, Origin, Tell
 from fusionkit.training.jobs import side_by_side
 from fusionkit.training.stages import Plan, run_steps
-from fusionkit.training.supervised import link, predict_logits, predict_pretrained
+from fusionkit.training.supervised import mean_of_members, predict_logits, predict_pretrained
 
 FloatArray = NDArray[np.float64]
 Plans = dict[tuple[str, int, int], list[Plan]]
@@ -87,15 +87,10 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
 def _other_jobs(prepared: Prepared, registry: Registry, places: Places) -> list[Mapping[str, Any]]:
     """Returns what each job beside this process is told; none where there is nothing to share."""
     loaded = prepared.main.factory.loaded
-    n_jobs = _n_jobs(prepared)
+    n_jobs = loaded.recipe.n_jobs
     task = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
     folders = {name: str(path) for name, path in vars(places).items()}
     return [{**task, **folders, "number": number} for number in range(1, n_jobs)]
-
-
-def _n_jobs(prepared: Prepared) -> int:
-    recipe = prepared.main.factory.loaded.recipe
-    return min(recipe.training.jobs, len(prepared.folds) * recipe.seeds)
 
 
 def plan_models(prepared: Prepared) -> Plans:
@@ -113,7 +108,7 @@ def compute_models(
     predictions: dict[str, list[FoldPredictions]] = {}
     members: list[Member] = []
     computed = 0
-    n_folds, n_jobs = len(prepared.folds), _n_jobs(prepared)
+    n_folds, n_jobs = len(prepared.folds), prepared.main.factory.loaded.recipe.n_jobs
     main = next(iter(prepared.variants))
     for number, fold in enumerate(prepared.folds):
         tell("fold_started", {"fold": number + 1, "folds": n_folds, "jobs": n_jobs})
@@ -147,9 +142,8 @@ def predict_fold(
     evaluation = experiment.factory.loaded.recipe.evaluation
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
-        logits = [predict_logits(experiment, origins, rows) for origins in members]
-        mean: FloatArray = np.mean([link(experiment, each, evaluation.views) for each in logits], axis=0)
-        return mean
+        logits = (predict_logits(experiment, origins, rows) for origins in members)
+        return mean_of_members(experiment, logits, evaluation.views)
 
     return _fold_predictions(experiment, fold, probabilities)
 
@@ -211,10 +205,8 @@ def _predict_pretrained(
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
         origins = [Origin(step.address, step.used[stage.pretrain].seed, is_learned=True) for step in steps]
-        logits = [predict_pretrained(experiment, stage, origin, rows) for origin in origins]
-        views = recipe.evaluation.views
-        mean: FloatArray = np.mean([link(experiment, each, views) for each in logits], axis=0)
-        return mean
+        logits = (predict_pretrained(experiment, stage, origin, rows) for origin in origins)
+        return mean_of_members(experiment, logits, recipe.evaluation.views)
 
     return _fold_predictions(experiment, fold, probabilities, [stage.pretrain.split(".")[0]])
 
@@ -317,7 +309,7 @@ def _write_start(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None
 def write_environment(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None:
     """Writes what else could matter to a number."""
     versions = {plugin.name: plugin.version for plugin in registry.plugins.values()}
-    device = choose_device(loaded.recipe.training)
+    device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     environment = {"fusionkit": __version__, "plugins": versions, **describe_environment(device)}
     write_atomic(folder / "environment.json", json_bytes(environment))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionkit.data.alike import tell_once
 from fusionkit.data.audit_columns import (
     GIVES_AWAY,
     Column,
@@ -90,14 +91,16 @@ class Audit:
     n_bad_cells: int = 0
 
     def problems(self) -> list[str]:
-        """Returns the errors as sentences, at most 20 of each check and a count of the others."""
+        """Returns the errors as sentences, rows with one mistake in one; at most 20 of each check."""
         sentences: list[str] = []
         for check in dict.fromkeys(finding.check for finding in self.errors):
             found = [finding.message for finding in self.errors if finding.check == check]
             n_found = self.n_bad_cells if check == "value" else len(found)
-            sentences += found[:_SHOWN]
-            if n_found > _SHOWN:
-                sentences.append(f"and {n_found - _SHOWN} more {_PLURALS.get(check, 'problems')}.")
+            told = tell_once(found)[:_SHOWN]
+            sentences += [sentence for sentence, _ in told]
+            n_more = n_found - sum(n_rows for _, n_rows in told)
+            if n_more:
+                sentences.append(f"and {n_more} more {_PLURALS.get(check, 'problems')}.")
         return sentences
 
     def raise_errors(self) -> None:

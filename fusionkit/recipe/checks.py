@@ -11,6 +11,7 @@ from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.schema import (
     MAX_TESTS,
     MAX_TRAININGS,
+    SETS,
     ColumnSplit,
     FitStage,
     FoldSplit,
@@ -232,16 +233,30 @@ def check_blanking(tree: Mapping[str, Any], findings: Findings) -> None:
             seen |= {text} - {""}
 
 
+def check_sets(recipe: Recipe, findings: Findings) -> None:
+    """Checks that no value of a split's column stands for two sets."""
+    split = recipe.split
+    if not isinstance(split, ColumnSplit):
+        return
+    sets: dict[str, list[str]] = {}
+    for name in SETS:
+        for value in getattr(split, name):
+            sets.setdefault(value, []).append(name)
+    for value, names in sets.items():
+        if len(names) > 1:
+            findings.add(("split",), f"the value '{value}' stands for {' and '.join(names)}. Name it once.")
+
+
 def check_size(recipe: Recipe, findings: Findings) -> None:
     """Checks that folds, repeats and seeds, each of them sensible, make no absurd number together."""
     split = recipe.split
     repeats = 1 if isinstance(split, ColumnSplit) else split.repeats
     folds = split.folds if isinstance(split, FoldSplit) else 1
-    if folds * repeats * recipe.seeds > MAX_TRAININGS:
+    if recipe.n_trainings > MAX_TRAININGS:
         findings.add(
             ("split",),
             f"too many trainings of one model ({folds} folds x {repeats} repeats x {recipe.seeds} seeds = "
-            f"{folds * repeats * recipe.seeds}). At most {MAX_TRAININGS} are run.",
+            f"{recipe.n_trainings}). At most {MAX_TRAININGS} are run.",
         )
     draws = recipe.evaluation.missing_draws
     rates = sum(map(len, recipe.evaluation.missing.values()))

@@ -7,14 +7,15 @@ import copy
 import functools
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fusionkit.errors import RecipeError, suggest
+from fusionkit.errors import FusionkitError, RecipeError, suggest
 from fusionkit.recipe import checks, dialect
 from fusionkit.recipe.components import PartPlan, build_source, plan_components, resolve_columns
 from fusionkit.recipe.dialect import dump_yaml
@@ -109,6 +110,60 @@ def load_text(
     data_root: Path | None = None,
 ) -> LoadedRecipe:
     """Loads a recipe from text; `name` stands for the file in messages. Raises as load_recipe does."""
+
+    def load(given: Sequence[str]) -> LoadedRecipe:
+        return _load(text, registry, name, given, path, data_root)
+
+    try:
+        return load(overrides)
+    except FusionkitError as error:
+        if not overrides:
+            raise
+        raise type(error)(_blame_overrides(error.problems, overrides, name, load)) from None
+
+
+def _blame_overrides(
+    problems: Sequence[str],
+    overrides: Sequence[str],
+    name: str,
+    load: Callable[[Sequence[str]], LoadedRecipe],
+) -> list[str]:
+    """Returns the problems; one that the file as written has not is said of the override that makes it."""
+    place = re.compile(re.escape(name) + r":\d+: ")
+    if not any(place.match(problem) for problem in problems):
+        return list(problems)
+
+    def problems_with(given: Sequence[str]) -> set[str]:
+        try:
+            load(given)
+        except FusionkitError as error:
+            return set(error.problems)
+        return set()
+
+    as_written = problems_with(())
+    # beyond that many, all of them are named
+    singly = {text: problems_with([text]) for text in (overrides if 1 < len(overrides) <= 8 else ())}
+    told = []
+    for problem in problems:
+        written_at = place.match(problem)
+        if written_at is None or problem in as_written:
+            told.append(problem)
+            continue
+        makers = [text for text, found in singly.items() if problem in found] or overrides
+        named = ", ".join(f"'{text}'" for text in makers)
+        noun = "override" if len(makers) == 1 else "overrides"
+        told.append(f"{noun} {named}: {problem[written_at.end() :]}")
+    return list(dict.fromkeys(told))
+
+
+def _load(
+    text: str,
+    registry: Registry,
+    name: str,
+    overrides: Sequence[str],
+    path: Path | None,
+    data_root: Path | None,
+) -> LoadedRecipe:
     try:
         tree = _parse(text, name)
     except RecipeError as error:
@@ -130,6 +185,8 @@ def load_text(
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
+        if "split" not in shape.doubtful:
+            checks.check_sets(shape.recipe, findings)
         if not shape.doubtful & {"split", "seeds", "evaluation"}:
             checks.check_size(shape.recipe, findings)
     findings.raise_all()

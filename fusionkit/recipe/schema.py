@@ -231,6 +231,9 @@ class FoldSplit(Node):
     """Must be true for `unit: sample`; the report is branded."""
 
 
+SETS = ("train", "validation", "test")
+
+
 class ColumnSplit(Node):
     """The data say which row is for training and which for testing."""
 
@@ -284,9 +287,9 @@ class TrainingNode(Node):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware multiplies it natively, for file inputs; records stay fp32."""
     threads: int | None = Field(None, ge=1, le=1024)
-    """CPU threads of each job; null for the cores divided by the jobs."""
+    """CPU threads of each job; null for the cores divided by the jobs that there is work for."""
     jobs: int = Field(1, ge=1, le=64)
-    """Processes that compute stages side by side; worth it where many small models are trained."""
+    """Processes that compute stages side by side; at most folds times repeats times seeds have work."""
     compile: bool = False
     """Whether torch.compile makes encoders of files quicker; the first pass takes minutes, digits change."""
     workers: int = Field(0, ge=0, le=256)
@@ -320,6 +323,18 @@ class Recipe(Node):
     """How predictions are judged."""
     training: TrainingNode = TrainingNode()
     """Where and how precisely things are computed."""
+
+    @property
+    def n_trainings(self) -> int:
+        """How many times one model is trained: folds, repeats and seeds together."""
+        repeats = 1 if isinstance(self.split, ColumnSplit) else self.split.repeats
+        folds = self.split.folds if isinstance(self.split, FoldSplit) else 1
+        return folds * repeats * self.seeds
+
+    @property
+    def n_jobs(self) -> int:
+        """How many processes there is work for: at most one for each training of a model."""
+        return min(self.training.jobs, self.n_trainings)
 
     @model_validator(mode="after")
     def _check_reserved(self) -> Recipe:

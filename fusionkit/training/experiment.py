@@ -107,9 +107,11 @@ class Experiment:
             )
             workers = self.factory.loaded.recipe.training.workers
             self.shared.readers[modality] = ModalityReader(
-                modality, self.manifest, encoder.input_spec, seed, workers, self.tell
+                modality, self.manifest, encoder.input_spec, seed, workers
             )
-        return self.shared.readers[modality]
+        reader = self.shared.readers[modality]
+        reader.tell = self.tell  # in the name of who asks now, not of who asked first
+        return reader
 
     def initial(self, path: str, seed: int) -> Origin:
         """Returns a part's origin before it learns."""
@@ -208,7 +210,9 @@ class Experiment:
 
     def portions(self, work: str) -> Portions:
         """Returns what cuts the batches of one kind of work without learning, for a whole run."""
-        return self.shared.portions.setdefault(work, Portions(work, self.tell))
+        portions = self.shared.portions.setdefault(work, Portions(work, self.tell))
+        portions.tell = self.tell  # in the name of who asks now, not of who asked first
+        return portions
 
     def in_portions(self, work: str, raw: Any, compute: Callable[[Any], Tensor]) -> Tensor:
         """Computes (n, d) of a raw batch on the device, in parts where memory is full."""
