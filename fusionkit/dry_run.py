@@ -13,6 +13,7 @@ from fusionkit.data.splits import Fold
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import LoopOptions
+from fusionkit.store import using
 from fusionkit.training.experiment import Experiment, Feed, Origin, Tell
 from fusionkit.training.stages import Plan, Step
 
@@ -23,6 +24,11 @@ TRAINING_COST = 3.0
 
 def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
     """Plans every model of a run and compares it with the store; JSON values."""
+    with using(places.store):
+        return _plan_work(loaded, places, tell)
+
+
+def _plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
     prepared = prepare(loaded, places, tell)
     steps: dict[str, Step] = {}
     features: dict[tuple[str, str], set[bytes]] = {}

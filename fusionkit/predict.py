@@ -20,7 +20,7 @@ from fusionkit.evaluation.report import FUSED
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
 from fusionkit.prepare import Places, check_manifest
-from fusionkit.store import Store
+from fusionkit.store import Store, using
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
@@ -129,6 +129,11 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
 
 def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     """Predicts every row: by the mean over folds and initialisations of the model that it allows."""
+    with using(places.store):
+        return _predict(learned, manifest, places, tell)
+
+
+def _predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     experiments = make_experiments(learned, manifest, places, tell)
     main = next(iter(experiments.values()))
     present = {name: main.reader(name).present(range(len(manifest))) for name in main.modalities}

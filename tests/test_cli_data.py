@@ -18,6 +18,9 @@ import toy_images
 from command_line import call, command, environment
 from PIL import Image
 
+import fusionkit.prepare
+from fusionkit.locks import users
+
 RECIPE = """\
 name: study
 source:
@@ -358,6 +361,19 @@ def test_a_store_that_cannot_be_written_is_said(study, capsys):
     code, _, err = audit(capsys, "--store", study / "study.yaml")
     assert code == 8
     assert "cannot be written (Not a directory)" in err
+
+
+def test_whoever_audits_is_named_to_who_prunes_the_store(study, capsys, monkeypatch):
+    locks, seen = study / ".fusionkit" / "store" / "locks", []
+    real = fusionkit.prepare.examine
+
+    def examine(*given: Any, **named: Any) -> Any:
+        seen.append(len(users(locks)))
+        return real(*given, **named)
+
+    monkeypatch.setattr(fusionkit.prepare, "examine", examine)
+    assert audit(capsys)[0] == 0
+    assert (seen, users(locks)) == ([1], [])
 
 
 def test_what_a_plugin_reads_is_audited_too(study, capsys):

@@ -18,6 +18,7 @@ import toys
 from fusionkit import ColumnSpec, RaiserSpec, __version__, hookimpl
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.learned import open_run
+from fusionkit.locks import users
 from fusionkit.predict import Answers, predict, read_rows
 from fusionkit.prepare import Places
 from fusionkit.run import RunResult, run
@@ -195,6 +196,20 @@ def test_ids_may_repeat_or_be_blank_and_without_any_rows_are_numbered(holdout, t
     assert answers.rows[0].probabilities != answers.rows[1].probabilities
     numbered = answer(holdout, tmp_path / "rows.csv", sample=None)
     assert [row.sample for row in numbered.rows] == ["row1", "row2", "row3"]
+
+
+def test_whoever_predicts_is_named_to_who_prunes_the_store(holdout, tmp_path):
+    learned = open_run(holdout.folder, toy_images.make_registry(), folder_of(holdout) / "data")
+    table = write_table(tmp_path / "rows.csv", cells()[:2], ["id", *COLUMNS])
+    manifest = read_rows(learned, table, pictures_of(holdout), "id")
+    locks, seen = tmp_path / "store" / "locks", []
+
+    def tell(name: str, data: Any) -> None:
+        seen.append(len(users(locks)))
+
+    predict(learned, manifest, Places(Path("data"), tmp_path / "store", Path("runs")), tell)
+    assert set(seen) == {1}
+    assert users(locks) == []
 
 
 def test_files_lie_beside_the_table_unless_a_folder_is_given(holdout, tmp_path):
