@@ -10,11 +10,12 @@ import torch
 
 from fusionkit.data.batches import make_units
 from fusionkit.data.splits import Fold
+from fusionkit.interfaces import Tell
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import LoopOptions
 from fusionkit.store import using
-from fusionkit.training.experiment import Experiment, Feed, Origin, Tell
+from fusionkit.training.experiment import Experiment, Feed, Origin
 from fusionkit.training.stages import Plan, Step
 
 PROBE_ROWS = 32

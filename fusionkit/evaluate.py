@@ -20,6 +20,7 @@ from fusionkit.errors import DataError, RecipeError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
 from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
+from fusionkit.interfaces import Tell
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
 from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
 from fusionkit.prepare import Places, check_manifest, read_manifest
@@ -30,7 +31,7 @@ from fusionkit.run import RunResult, last_pretraining, make_run_folder, write_en
 from fusionkit.store import address_of, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Experiment, Tell
+from fusionkit.training.experiment import Experiment
 from fusionkit.training.supervised import link, predict_pretrained
 
 N_NAMED = 10

@@ -17,13 +17,14 @@ from fusionkit.data.tables import read_table
 from fusionkit.errors import DataError, IntegrityError, suggest
 from fusionkit.evaluation.metrics import predict_classes
 from fusionkit.evaluation.report import FUSED
+from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
 from fusionkit.prepare import Places, check_manifest
 from fusionkit.store import Store, using
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
+from fusionkit.training.experiment import Experiment, Origin, Shared
 from fusionkit.training.supervised import link, predict_logits
 
 NO_MODEL = "none"

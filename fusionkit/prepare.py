@@ -15,13 +15,13 @@ from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
 from fusionkit.evaluation.report import FUSED
-from fusionkit.interfaces import SourceContext
+from fusionkit.interfaces import SourceContext, Tell
 from fusionkit.model import PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Experiment, Shared, Tell
+from fusionkit.training.experiment import Experiment, Shared
 from fusionkit.training.stages import Plan, plan_steps
 
 SubjectRule = Literal["unanimous", "any_positive"]

@@ -26,7 +26,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fusionkit.errors import FusionkitWarning, ResourceError
-from fusionkit.locks import Tell, hold, in_use, is_free, users
+from fusionkit.interfaces import Tell
+from fusionkit.locks import hold, in_use, is_free, users
 
 FORMAT = 1
 """Version of the store's layout; part of every address."""

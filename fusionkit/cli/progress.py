@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from fusionkit.training.experiment import Tell
+    from fusionkit.interfaces import Tell
 
 LINE_SECONDS = 10.0
 """Without a terminal, how often a long step says how far it is."""

@@ -15,7 +15,7 @@ from fusionkit.data.batches import ModalityReader, Units
 from fusionkit.data.digests import file_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
-from fusionkit.interfaces import Encoder
+from fusionkit.interfaces import Encoder, Tell
 from fusionkit.model import (
     SCALE_VERSION,
     FusionModel,
@@ -34,7 +34,6 @@ from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
 from fusionkit.training.memory import Portions, count_rows, take_rows
 
-Tell = Callable[[str, Mapping[str, Any]], None]
 N_SHARED_MODULES = 24
 """How many frozen instances are kept; the least recently used goes first."""
 
