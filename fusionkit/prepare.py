@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fusionkit.data.audit import Audit, audit_data
+from fusionkit.data.audit import Audit, audit_data, check_rows
 from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
-from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
 from fusionkit.evaluation.report import FUSED
@@ -136,11 +135,7 @@ def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     """Raises DataError that names every column and file not there, and every cell outside its declaration."""
     used = loaded.used_columns
     manifest.require_columns(used, "modalities")
-    schema = {name: manifest.schema[name] for name in used}
-    files = [name for name, spec in schema.items() if spec.kind == "file"]
-    problems = [*check_table(manifest, schema), *manifest.check_files(files)]
-    if problems:
-        raise DataError(problems)
+    check_rows(manifest, used).raise_errors()
 
 
 def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:

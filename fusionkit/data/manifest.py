@@ -13,8 +13,6 @@ from fusionkit.errors import DataError, suggest
 from fusionkit.interfaces import Cells
 from fusionkit.specs import ColumnSpec
 
-_SHOWN = 20
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -79,24 +77,6 @@ class Manifest:
             else:
                 cells[name] = text
         return cells
-
-    def check_files(self, columns: Iterable[str]) -> list[str]:
-        """Returns a sentence for each file that is not there, at most 20 and a count of the others."""
-        problems: list[str] = []
-        for name in columns:
-            for row in range(len(self)):
-                try:
-                    path = self.cells_of(row, [name])[name]
-                except DataError as error:
-                    problems += error.problems
-                    continue
-                if isinstance(path, Path) and not path.is_file():
-                    problems.append(
-                        f"{self.where(row)}: {name}: there is no such file ({path}). "
-                        "Check its name and the folder that it is relative to."
-                    )
-        more = [f"and {len(problems) - _SHOWN} more files."] if len(problems) > _SHOWN else []
-        return problems[:_SHOWN] + more
 
     def _file(self, row: int, name: str, text: str) -> Path:
         try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.data.batches import ModalityReader, Units
-from fusionkit.data.digests import file_digest
+from fusionkit.data.digests import content_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
 from fusionkit.interfaces import Encoder, Tell
@@ -170,7 +170,7 @@ class Experiment:
         plan = self.factory.loaded.parts[path]
         files = data_files(plan.config, self.factory.data_root)
         contents = {
-            name: {"sha256": file_digest(file).hex()} for name, file in files.items() if file.is_file()
+            name: {"sha256": content_digest(file).hex()} for name, file in files.items() if file.is_file()
         }
         return {
             "use": plan.use,
