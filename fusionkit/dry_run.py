@@ -30,7 +30,7 @@ def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any
 
 
 def _plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
-    prepared = prepare(loaded, places, tell)
+    prepared = prepare(loaded, places, tell, fetches=False)
     steps: dict[str, Step] = {}
     features: dict[tuple[str, str], set[bytes]] = {}
     for name, fold, _, plan in plan_all(prepared):

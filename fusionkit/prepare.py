@@ -63,14 +63,26 @@ class Prepared:
         return next(iter(self.variants.values()))
 
 
-def prepare(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
-    """Reads the data, audits them and splits them; raises DataError with every problem."""
-    prepared = examine(loaded, places, tell, waits=waits)
+def prepare(
+    loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True, fetches: bool = True
+) -> Prepared:
+    """Reads the data, audits them and splits them; raises DataError with every problem.
+
+    Args:
+        loaded: The recipe.
+        places: Folders of data and store.
+        tell: Is told what happens.
+        waits: Whether to wait for what another process is computing.
+        fetches: Whether an encoder may fetch its weights from the network.
+    """
+    prepared = examine(loaded, places, tell, waits=waits, fetches=fetches)
     prepared.audit.raise_errors()
     return prepared
 
 
-def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
+def examine(
+    loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True, fetches: bool = True
+) -> Prepared:
     """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
     device = choose_device(recipe.training)
@@ -95,7 +107,7 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
         def tell_of(event: str, data: Mapping[str, Any]) -> None:
             tell(event, {"model": name, **data})
 
-        factory = PartFactory(variant, task.output_dim, places.data)
+        factory = PartFactory(variant, task.output_dim, places.data, fetches=fetches)
         return Experiment(factory, manifest, task, store, device, tell_of, shared)
 
     modalities = list(recipe.modalities)

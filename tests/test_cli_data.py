@@ -352,8 +352,38 @@ def test_weights_that_are_not_there_do_not_hide_what_is_wrong_with_the_data(stud
     assert code == 4
     assert [error["check"] for error in json.loads(out)["errors"]] == ["value", "file", "encoder"]
     assert err.splitlines()[-1] == (
-        f"error: {study}/data/none.safetensors: there is no such weights file. "
-        "Set --data-root or $FUSIONKIT_DATA, or fetch it."
+        f"error: modalities.image.encoder.weights: {study}/data/none.safetensors: there is no such weights "
+        "file. Set --data-root or $FUSIONKIT_DATA, or fetch it."
+    )
+
+
+NOT_HERE = (
+    "error: modalities.image.encoder.weights: not here yet (imagenet), and only a run fetches it. "
+    "Give `fusionkit run`, or name a file that is here.\n"
+)
+
+
+@pytest.mark.parametrize("arguments", [("data", "audit"), ("run", "--dry-run")])
+def test_weights_that_a_run_would_fetch_are_not_fetched_to_look(arguments, study, capsys, monkeypatch):
+    monkeypatch.setattr("torch.hub._hub_dir", str(study / "hub"))
+    encoder = "modalities.image.encoder={use: vgg16_multilevel, weights: imagenet, input: {size: 8}}"
+    code, out, err = call(capsys, *arguments, "study.yaml", encoder, "-q")
+    assert (code, err) == (4, NOT_HERE)
+    assert ("24 samples of 12 subjects" in out) == ("audit" in arguments), "all else is looked at"
+    assert list((study / "hub").rglob("*.pth*")) == []
+
+
+def test_a_run_would_fetch_them_and_says_where_it_cannot(study, capsys, monkeypatch):
+    def vgg16(weights: Any) -> Any:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("fusionkit_vgg.vgg16.vgg16", vgg16)
+    encoder = "modalities.image.encoder={use: vgg16_multilevel, weights: imagenet, input: {size: 8}}"
+    assert call(capsys, "run", "study.yaml", encoder, "-q") == (
+        4,
+        "",
+        "error: modalities.image.encoder.weights: ImageNet's cannot be fetched (no route to host). Go online, "
+        "or name a safetensors file.\n",
     )
 
 

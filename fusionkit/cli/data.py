@@ -62,7 +62,7 @@ def audit(
                 if name != "audited":  # what it found comes below
                     show(name, data)
 
-            found = examine(loaded, places, tell).audit
+            found = examine(loaded, places, tell, fetches=False).audit
     except DataError as error:  # the source itself cannot make rows of the data
         found = Audit(errors=[Finding("source", problem) for problem in error.problems])
     if as_json:
