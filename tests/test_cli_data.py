@@ -382,8 +382,8 @@ def test_a_run_would_fetch_them_and_says_where_it_cannot(study, capsys, monkeypa
     assert call(capsys, "run", "study.yaml", encoder, "-q") == (
         4,
         "",
-        "error: modalities.image.encoder.weights: ImageNet's cannot be fetched (no route to host). Go online, "
-        "or name a safetensors file.\n",
+        "error: modalities.image.encoder.weights: ImageNet's cannot be fetched (no route to host). Go "
+        "online, or name a safetensors file.\n",
     )
 
 
