@@ -50,7 +50,7 @@ class Source(Protocol):
     simulated: bool
 
     def read(self, context: SourceContext) -> Manifest:
-        """Reads every row; raises DataError with all problems at once."""
+        """Reads every row; raises DataError where there can be none, else leaves problems to the manifest."""
         ...
 
 

@@ -97,7 +97,8 @@ def examine(
     try:
         outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
         names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
-        folds = make_folds(recipe.split, manifest, names, recipe.seed)
+        if not manifest.problems:  # else what a split lacks may be what a row lacks
+            folds = make_folds(recipe.split, manifest, names, recipe.seed)
     except DataError as error:
         check = "split" if outcomes else "outcome"
         problems = [Finding(check, sentence) for sentence in error.problems]

@@ -237,9 +237,19 @@ def test_what_the_source_refuses_is_an_error_too(study, capsys):
         "rows.csv: sum: not a sha256 (1 sample: s04). A sha256 has 64 hexadecimal digits, as `sha256sum` "
         "prints them.",
     ]
+    rows[8]["age"] = "400"
+    rows[9]["picture"] = "gone.png"
+    write_rows(study, rows)
+    problems += [
+        "sample s08 (subject p04): age: outside its range ('400'). Allowed: 0 to 120 years.",
+        f"sample s09 (subject p04): picture: there is no such file ({study}/data/gone.png). Check its name "
+        "and the folder that it is relative to.",
+    ]
     code, out, err = audit(capsys)
-    assert (code, out) == (4, "3 errors, no warnings.\n")
+    assert code == 4
+    assert out.endswith("\n5 errors, no warnings.\n")
     assert err == "".join(f"error: {problem}\n" for problem in problems)
+    assert call(capsys, "run", "study.yaml", "-q") == (4, "", err), "a run says the same"
     code, out, _ = audit(capsys, "--json")
     assert code == 4
     assert [error["message"] for error in json.loads(out)["errors"]] == problems

@@ -300,8 +300,8 @@ def test_one_column_and_no_rows_are_a_table(tmp_path):
 def test_latin_1_is_read_only_when_asked_for(tmp_path):
     path = write(tmp_path, "id,name\n1,Müller\n", encoding="latin-1")
     assert refusal(path) == (
-        f"{path}: line 2: not UTF-8 (byte 0xfc). Save the table as UTF-8, or set the source's option "
-        "`encoding: latin-1`.",
+        f"{path}: line 2: not UTF-8 (byte 0xfc). Save the table as UTF-8, or say that it is latin-1 "
+        "(the source's option `encoding`; in predict, --encoding).",
     )
     assert read_table(path, encoding="latin-1")["name"].to_list() == ["Müller"]
 

@@ -48,8 +48,7 @@ SENTENCES = {
     "part_skipped": "{stage}: {part} has nothing to learn, skipped",
     "waiting": "waiting for {holder}, which computes {what}",
     "memory_full": "{where}: memory is full, batches are computed in {parts} parts",
-    "still_reading": "{modality}: still reading sample {sample} (subject {subject}): {cells}, "
-    "for {seconds} s; Ctrl-C ends the run",
+    "still_reading": "{modality}: still reading {where}: {cells}, for {seconds} s; Ctrl-C ends the run",
 }
 ALWAYS = ("waiting", "job_failed", "memory_full", "still_reading")
 """What is told in every fold, and on a terminal as a line of its own where it is not the bar's label."""

@@ -20,7 +20,15 @@ from fusionkit.data.audit_columns import (
     settling_values,
     similar_subjects,
 )
-from fusionkit.data.audit_files import Files, Finding, Whole, decode_files, duplicates, find_files
+from fusionkit.data.audit_files import (
+    Files,
+    Finding,
+    Whole,
+    absent_files,
+    decode_files,
+    duplicates,
+    find_files,
+)
 from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
@@ -91,11 +99,14 @@ class Audit:
     n_bad_cells: int = 0
 
     def problems(self) -> list[str]:
-        """Returns the errors as sentences, at most 20 of each check and a count of the others."""
+        """Returns the errors as sentences, at most 20 of each check of ours and a count of the others."""
         sentences: list[str] = []
         for check in dict.fromkeys(finding.check for finding in self.errors):
             found = [finding.message for finding in self.errors if finding.check == check]
             n_found = self.n_bad_cells if check == "value" else len(found)
+            if check == "source":  # which says for itself how many more there are
+                sentences += found
+                continue
             sentences += found[:_SHOWN]
             if n_found > _SHOWN:
                 sentences.append(f"and {n_found - _SHOWN} more {_PLURALS.get(check, 'problems')}.")
@@ -140,7 +151,7 @@ def audit_data(
     find_files(manifest, _file_columns(schema), stored, files)
     for reader in stored:
         decode_files(reader, Whole(store, _reading(loaded, reader)), files, threads, tell)
-    errors, n_bad = _errors(manifest, schema, files)
+    errors, n_bad = _errors(manifest, schema, files.problems)
     errors += duplicates(manifest, files, folds)
     subjects = index_subjects(manifest, outcomes or _undisputed(manifest))
     columns = [read_column(name, spec, manifest.cells[name]) for name, spec in schema.items()]
@@ -165,9 +176,7 @@ def audit_data(
 def check_rows(manifest: Manifest, columns: Sequence[str]) -> Audit:
     """Looks at every cell of some columns and finds their files, but decodes none: for rows to predict."""
     schema = {name: manifest.schema[name] for name in columns}
-    files = Files()
-    find_files(manifest, _file_columns(schema), (), files)
-    errors, n_bad = _errors(manifest, schema, files)
+    errors, n_bad = _errors(manifest, schema, absent_files(manifest, _file_columns(schema)))
     return Audit(samples=len(manifest), errors=errors, n_bad_cells=n_bad)
 
 
@@ -175,11 +184,14 @@ def _file_columns(schema: Mapping[str, ColumnSpec]) -> list[str]:
     return [name for name, spec in schema.items() if spec.kind == "file"]
 
 
-def _errors(manifest: Manifest, schema: Mapping[str, ColumnSpec], files: Files) -> tuple[list[Finding], int]:
-    """Returns what is wrong with cells and files, and how many cells are outside their declaration."""
+def _errors(
+    manifest: Manifest, schema: Mapping[str, ColumnSpec], of_files: Sequence[Finding]
+) -> tuple[list[Finding], int]:
+    """Returns what is wrong with rows, cells and files, and how many cells are outside their declaration."""
     bad, n_bad = bad_cells(manifest, schema, _LISTED)
-    errors = [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
-    return [*errors, *files.problems], n_bad
+    errors = [Finding("source", sentence) for sentence in manifest.problems]
+    errors += [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
+    return [*errors, *of_files], n_bad
 
 
 def _warnings(

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fusionkit.data.batches import ModalityReader
-from fusionkit.data.digests import content_digest
+from fusionkit.data.digests import content_digest, file_status
 from fusionkit.data.images import ImageInput
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
@@ -25,6 +26,7 @@ _SAVE_SECONDS = 5.0
 _BLOCK = 8
 """Files that a thread reads before it is told how far they are."""
 _SHOWN = 4
+FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True)
@@ -122,44 +124,56 @@ def find_files(
         files.present[reader.name] = np.zeros(len(manifest), dtype=bool)
     for row in range(len(manifest)):
         for name in columns:
-            _find_file(manifest, row, name, files)
+            digest = _find_file(manifest, row, name, content_digest, files.problems)
+            if digest is not None:
+                files.digests[name][row] = digest
+                _compare(manifest, row, name, digest, files)
         for reader in readers:
             _note_content(reader, row, files)
 
 
-def _find_file(manifest: Manifest, row: int, name: str, files: Files) -> None:
+def absent_files(manifest: Manifest, columns: Sequence[str]) -> list[Finding]:
+    """Names every file that is not there, and reads none."""
+    problems: list[Finding] = []
+    for name in columns:
+        for row in range(len(manifest)):
+            _find_file(manifest, row, name, file_status, problems)
+    return problems
+
+
+def _find_file(
+    manifest: Manifest, row: int, name: str, read: Callable[[Path], FoundT], problems: list[Finding]
+) -> FoundT | None:
+    """Returns what is found out of a row's file; None where the cell is missing, or something is wrong."""
     try:
         path = manifest.cells_of(row, [name])[name]
     except DataError as error:
-        files.problems += [Finding("file", text, _ids(manifest, row)) for text in error.problems]
-        return
+        problems += [Finding("file", text, _ids(manifest, row)) for text in error.problems]
+        return None
     if not isinstance(path, Path):
-        return
-    digest = _digest(path)
-    if isinstance(digest, str):
-        message = f"{manifest.where(row)}: {name}: {digest}"
-        files.problems.append(Finding("file", message, _ids(manifest, row)))
-        return
-    files.digests[name][row] = digest
+        return None
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        reason = f"there is no such file ({path}). Check its name and the folder that it is relative to."
+    except OSError as error:
+        reason = f"the file cannot be read ({path}: {error.strerror}). Check it and its rights."
+    problems.append(Finding("file", f"{manifest.where(row)}: {name}: {reason}", _ids(manifest, row)))
+    return None
+
+
+def _compare(manifest: Manifest, row: int, name: str, digest: bytes, files: Files) -> None:
+    """Compares a file's sha256 with the one that the data give for it."""
     checksums = manifest.checksums.get(name)
     given = checksums[row] if checksums else None
     if given is not None and given.lower() != digest.hex():
+        path = manifest.cells_of(row, [name])[name]
         message = (
             f"{manifest.where(row)}: {name}: not the file that its checksum names ({path}: "
             f"sha256 {digest.hex()[:12]}, given {given.lower()[:12]}). Fetch it again, or mend the "
             "checksum."
         )
         files.problems.append(Finding("checksum", message, _ids(manifest, row)))
-
-
-def _digest(path: Path) -> bytes | str:
-    """Returns a file's sha256, or what is wrong with it."""
-    try:
-        return content_digest(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"there is no such file ({path}). Check its name and the folder that it is relative to."
-    except OSError as error:
-        return f"the file cannot be read ({path}: {error.strerror}). Check it and its rights."
 
 
 def _note_content(reader: ModalityReader, row: int, files: Files) -> None:

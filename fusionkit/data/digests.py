@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -20,16 +21,18 @@ _KINDS = {
 }
 
 
-def content_digest(path: Path) -> bytes:
-    """Returns the sha256 of a file's bytes, computed once until the file changes.
-
-    Raises:
-        OSError: It cannot be read, or is no file: a pipe or a device may have no end.
-    """
+def file_status(path: Path) -> os.stat_result:
+    """Returns what the system says of a file; OSError where there is none: a pipe may have no end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+    return status
+
+
+def content_digest(path: Path) -> bytes:
+    """Returns the sha256 of a file's bytes, computed once until the file changes; OSError if it is none."""
+    status = file_status(path)
     return _digest(
         path, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
     )

@@ -32,6 +32,9 @@ class Manifest:
         dropped: Why rows were left out -> how many.
         checksums: File column -> the sha256 that the data give for each row's file, in hexadecimal digits, or
             None.
+        problems: What is wrong with the rows, as sentences; the audit reports them with all else, and nothing
+            runs.
+        table: Name of a table of rows to predict; messages name it, where others name a subject.
     """
 
     samples: Sequence[str]
@@ -45,6 +48,8 @@ class Manifest:
     subject_outcomes: Sequence[str | None] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     checksums: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    table: str = ""
     _paths: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -88,7 +93,10 @@ class Manifest:
 
     def where(self, row: int) -> str:
         """Names a row for a message."""
-        return f"sample {self.samples[row]} (subject {self.subjects[row]})"
+        sample, subject = self.samples[row], self.subjects[row]
+        if not self.table:
+            return f"sample {sample} (subject {subject})"
+        return f"{self.table}: {sample}" + (f" ({subject})" if subject not in ("", sample) else "")
 
 
 def resolve_file(root: Path, text: str) -> Path:

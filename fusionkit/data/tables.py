@@ -353,5 +353,6 @@ def _decode(path: Path, encoding: Encoding) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}). "
-            "Save the table as UTF-8, or set the source's option `encoding: latin-1`."
+            "Save the table as UTF-8, or say that it is latin-1 (the source's option `encoding`; in predict, "
+            "--encoding)."
         ) from None
