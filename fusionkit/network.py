@@ -6,7 +6,7 @@ import errno
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ def refused_network() -> Iterator[Refusal]:
     """Refuses every connection that Python code begins inside, as if the machine were offline.
 
     An OSError, so that a library which has a copy falls back on it. Python tells of connections through its
-    audit events, whoever makes them: no plugin needs to know. What is written to standard error
-    meanwhile, such as that something is being fetched, is shown only if nobody asked.
+    audit events, whoever makes them: no plugin needs to know. What a library prints meanwhile,
+    such as that it is fetching something, is shown only if nobody asked.
     """
     if not _hooks:
         sys.addaudithook(_refuse)  # it stays for as long as the process lives
@@ -39,7 +39,7 @@ def refused_network() -> Iterator[Refusal]:
     _refusal.is_on, _refusal.was_asked = True, False
     said = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stdout(said), redirect_stderr(said):
             yield _refusal
     finally:
         _refusal.is_on = False
