@@ -50,9 +50,8 @@ def _convolutions(weights: str) -> nn.Sequential:
 def _fetch_imagenet() -> dict[str, Tensor]:
     """Returns torchvision's ImageNet weights, from its cache or from the network."""
     try:
-        with redirect_stdout(
-            sys.stderr
-        ):  # where torch says that it is fetching; standard output is the report's
+        # torch says there that it is fetching, and standard output is the report's
+        with redirect_stdout(sys.stderr):
             return cast(dict[str, Tensor], vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict())
     except OSError as error:
         raise DataError(
