@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fusionkit.errors import FusionkitError, one_line
+from fusionkit.interfaces import Tell
 from fusionkit.locks import Busy
 from fusionkit.prepare import Places, prepare
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
 from fusionkit.sweep import Worker
-from fusionkit.training.experiment import Experiment, Tell
+from fusionkit.training.experiment import Experiment
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 
 PAUSE_SECONDS = 1.0

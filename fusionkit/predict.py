@@ -13,17 +13,18 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.data.tables import read_table
+from fusionkit.data.tables import Encoding, read_table
 from fusionkit.errors import DataError, IntegrityError, suggest
 from fusionkit.evaluation.metrics import predict_classes
 from fusionkit.evaluation.report import FUSED
+from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
 from fusionkit.prepare import Places, check_manifest
-from fusionkit.store import Store
+from fusionkit.store import Store, using
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
+from fusionkit.training.experiment import Experiment, Origin, Shared
 from fusionkit.training.supervised import mean_of_members, predict_logits
 
 NO_MODEL = "none"
@@ -83,15 +84,24 @@ class Answers:
         return text.getvalue()
 
 
-def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str | None) -> Manifest:
+def read_rows(
+    learned: LearnedRun, table: Path, images: Path | None, sample: str | None, encoding: Encoding = "utf-8"
+) -> Manifest:
     """Reads rows to predict: a table with the columns that the recipe's modalities read, or some of them.
+
+    Args:
+        learned: The run.
+        table: A CSV or Parquet file.
+        images: What its paths of files are relative to; else its folder.
+        sample: Column of the rows' ids.
+        encoding: How the bytes of a CSV file spell its text.
 
     Raises:
         DataError: Every problem: a modality with some columns absent; or else every file that is
             not there, and every value outside its column's declaration.
     """
     loaded = learned.loaded
-    frame = read_table(table)
+    frame = read_table(table, encoding)
     problems = []
     for modality, columns in loaded.columns.items():
         absent = [name for name in columns if name not in frame.columns]
@@ -122,6 +132,7 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
         classes=tuple(learned.index["classes"]),
         root=images or table.parent,
         is_simulated=learned.index["simulated"],
+        table=str(table),
     )
     check_manifest(loaded, manifest)
     return manifest
@@ -129,6 +140,11 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
 
 def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     """Predicts every row: by the mean over folds and initialisations of the model that it allows."""
+    with using(places.store):
+        return _predict(learned, manifest, places, tell)
+
+
+def _predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     experiments = make_experiments(learned, manifest, places, tell)
     main = next(iter(experiments.values()))
     present = {name: main.reader(name).present(range(len(manifest))) for name in main.modalities}

@@ -23,6 +23,7 @@ from fusionkit.data.splits import Fold
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.missing import Blanked, Blanks, blanked_models
 from fusionkit.evaluation.report import build_report, write_predictions_csv
+from fusionkit.interfaces import Tell
 from fusionkit.learned import Member, json_bytes, patterns_of, write_model
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
@@ -32,7 +33,7 @@ from fusionkit.run_folder import marked_unfinished
 from fusionkit.store import resource_error, using, write_atomic
 from fusionkit.training.checks import warn_of_parts
 from fusionkit.training.device import choose_device, describe_environment
-from fusionkit.training.experiment import Experiment, Origin, Tell
+from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.jobs import side_by_side
 from fusionkit.training.stages import Plan, run_steps
 from fusionkit.training.supervised import mean_of_members, predict_logits, predict_pretrained

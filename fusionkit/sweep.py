@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fusionkit.data.digests import file_digest
+from fusionkit.data.digests import content_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError, FusionkitError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
+from fusionkit.interfaces import Tell
 from fusionkit.locks import Busy
 from fusionkit.model import SCALE_VERSION
 from fusionkit.prepare import Places, Prepared, prepare, read_manifest
@@ -27,7 +28,6 @@ from fusionkit.registry import Registry
 from fusionkit.run import compute_models, plan_models
 from fusionkit.store import FORMAT, Artefact, Store, address_of, using
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Tell
 from fusionkit.training.jobs import side_by_side
 from fusionkit.training.stages import run_steps
 from fusionkit.training.train import LOOP_VERSION
@@ -241,7 +241,7 @@ def result_address(loaded: LoadedRecipe, manifest: Manifest, places: Places) -> 
     """Returns the address of an experiment's result: the hash of all that determines its predictions."""
     parts = (loaded.source_plan, *loaded.parts.values())
     files = {
-        f"{plan.path}.{name}": file_digest(path).hex() if path.is_file() else None
+        f"{plan.path}.{name}": content_digest(path).hex() if path.is_file() else None
         for plan in parts
         for name, path in data_files(plan.config, places.data).items()
         if plan.path != "source"  # its rows say what it has read
@@ -275,7 +275,7 @@ def _digest_rows(loaded: LoadedRecipe, manifest: Manifest) -> str:
 
 def _content(path: Path) -> str | None:
     try:
-        return file_digest(path).hex()
+        return content_digest(path).hex()
     except OSError:
         return None  # the audit says what is wrong with it
 

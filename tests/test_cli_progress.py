@@ -113,7 +113,7 @@ TROUBLE = [
     ("memory_full", {"where": "stage fuse", "rows": 8, "parts": 2, "why": "x"}),
     (
         "still_reading",
-        {"modality": "image", "sample": "s1", "subject": "p1", "cells": "a.png", "seconds": 60},
+        {"modality": "image", "where": "sample s1 (subject p1)", "cells": "a.png", "seconds": 60},
     ),
 ]
 TROUBLE_LINES = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from fusionkit.training.experiment import Tell
+    from fusionkit.interfaces import Tell
 
 LINE_SECONDS = 10.0
 """Without a terminal, how often a long step says how far it is."""
@@ -82,8 +82,7 @@ SENTENCES = {
     "part_skipped": "{stage}: {part} has nothing to learn, skipped",
     "waiting": "waiting for {holder}, which computes {what}",
     "memory_full": "{where}: memory is full, batches are computed in {parts} parts",
-    "still_reading": "{modality}: still reading sample {sample} (subject {subject}): {cells}, "
-    "for {seconds} s; Ctrl-C ends the run",
+    "still_reading": "{modality}: still reading {where}: {cells}, for {seconds} s; Ctrl-C ends the run",
 }
 ALWAYS = ("waiting", "job_failed", "memory_full", "still_reading")
 """What is told in every fold, and on a terminal as a line of its own where it is not the bar's label."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fusionkit.training.experiment import Tell
+    from fusionkit.interfaces import Tell
 
 WAITS, IS_DONE, IS_STORED, HAS_FAILED = "waits", "done", "stored before", "failed"
 _NAME, _STATE = 34, 42

@@ -10,7 +10,8 @@ from fusionkit.errors import shorten
 FEW = 3
 """So many are told one by one."""
 _NAMED = 3
-_ROW = re.compile(r"sample (?P<id>.+?) \(subject .*?\): ")
+# a row as `Manifest.where` names it: of the data, or of a table of rows to predict
+_ROW = re.compile(r"(?:sample (?P<id>.+?) \(subject .*?\)|.+?: (?P<row>row\d+)(?: \(.*?\))?): ")
 # what was given, and what of it was meant: all else says what kind of mistake it is
 _GIVEN = re.compile(r"\(.*\)|Did you mean '.*'\? |\S*/\S+")
 
@@ -36,7 +37,7 @@ def tell_once(sentences: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _others(sentences: Sequence[str]) -> str:
-    rows = [found["id"] for found in map(_ROW.match, sentences) if found]
+    rows = [found["id"] or found["row"] for found in map(_ROW.match, sentences) if found]
     more = ", ..." if len(rows) > _NAMED else ""
     return f"Alike: {len(sentences)} more rows ({', '.join(map(shorten, rows[:_NAMED]))}{more})."
 

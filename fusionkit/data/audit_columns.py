@@ -88,6 +88,16 @@ class Column:
         return self.spec.kind in TABULAR_KINDS
 
 
+def similar_subjects(subjects: Sequence[str]) -> list[list[str]]:
+    """Returns the ids that differ only by case, blanks or Unicode's ways to write the same, together."""
+    names = pl.DataFrame({"name": pl.Series(subjects, dtype=pl.String).unique(maintain_order=True)})
+    plain = pl.col("name").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[\s\p{Cf}]", "")
+    # only the few that repeat are brought together: there may be a million
+    repeated = names.with_columns(plain.alias("plain")).filter(pl.col("plain").is_duplicated())
+    groups: list[list[str]] = repeated.group_by("plain", maintain_order=True).agg("name")["name"].to_list()
+    return groups
+
+
 def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
     """Turns cells into codes; a cell that its declaration forbids counts as missing, `bad_cells` names it."""
     texts = [text for text in cells.unique(maintain_order=True).to_list() if text is not None]

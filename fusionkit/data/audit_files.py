@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fusionkit.data.batches import ModalityReader
-from fusionkit.data.digests import file_digest
+from fusionkit.data.digests import content_digest, file_status
 from fusionkit.data.images import ImageInput
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.data.threads import map_in_threads, prefetch
 from fusionkit.errors import DataError
-from fusionkit.interfaces import Cells, Cut
+from fusionkit.interfaces import Cut
 from fusionkit.store import Artefact, Store, read_artefact, to_bytes
 
 _SAVE_SECONDS = 5.0
 _BLOCK = 8
 """Files that a thread reads before it is told how far they are."""
 _SHOWN = 4
+FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Files:
     Args:
         digests: File column -> row -> the sha256 of its file; rows without a readable file are not in it.
         present: Modality -> (n,) for which rows it exists, for modalities that read files or text.
+        contents: Modality -> content key -> the first row that has it.
         decoded: How many were decoded now.
         remembered: How many an earlier audit had found whole.
         problems: What is wrong.
@@ -56,6 +59,7 @@ class Files:
 
     digests: dict[str, dict[int, bytes]] = field(default_factory=dict)
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    contents: dict[str, dict[bytes, int]] = field(default_factory=dict)
     decoded: int = 0
     remembered: int = 0
     problems: list[Finding] = field(default_factory=list)
@@ -70,13 +74,16 @@ class Whole:
     """
 
     def __init__(self, store: Store, address: str) -> None:
-        self.store, self.name = store, f"audits/{address}.safetensors"
-        self.keys: set[bytes] = set()
-        if store.verify(self.name):
-            rows = read_artefact(store.path(self.name)).tensors["whole"].numpy()
-            self.keys = {row.tobytes() for row in rows}
+        self.store, self.address, self.name = store, address, f"audits/{address}.safetensors"
+        self.keys: set[bytes] = self._read()
         self._n_saved = len(self.keys)
         self._saved = time.monotonic()
+
+    def _read(self) -> set[bytes]:
+        if not self.store.verify(self.name, anew=True):
+            return set()
+        rows = read_artefact(self.store.path(self.name)).tensors["whole"].numpy()
+        return {row.tobytes() for row in rows}
 
     def add(self, key: bytes) -> None:
         """Notes a content, and writes them down every few seconds."""
@@ -85,52 +92,107 @@ class Whole:
             self.save()
 
     def save(self) -> None:
-        """Writes down what is new."""
+        """Writes down what is new, beside what others have written meanwhile."""
         if len(self.keys) > self._n_saved:
-            rows = np.frombuffer(b"".join(sorted(self.keys)), dtype=np.uint8).reshape(-1, 32).copy()
-            artefact = Artefact({"whole": torch.from_numpy(rows)}, {"audit": "contents found whole"})
-            self.store.put(self.name, to_bytes(artefact))
+            # a short wait, also for those who leave to others what takes long
+            with self.store.lock(self.address, "which files are whole", waits=True):
+                self.keys |= self._read()
+                rows = np.frombuffer(b"".join(sorted(self.keys)), dtype=np.uint8).reshape(-1, 32).copy()
+                artefact = Artefact({"whole": torch.from_numpy(rows)}, {"audit": "contents found whole"})
+                self.store.put(self.name, to_bytes(artefact))
             self._n_saved = len(self.keys)
         self._saved = time.monotonic()
 
 
-def digest_files(manifest: Manifest, columns: Iterable[str], files: Files) -> None:
-    """Finds every file of the columns, and compares its sha256 with the one that the data give for it."""
+def find_files(
+    manifest: Manifest, columns: Sequence[str], readers: Sequence[ModalityReader], files: Files
+) -> None:
+    """Finds every file, compares its sha256 with the one that the data give for it, and asks for contents.
+
+    Row by row, so that a file is read once however many there are.
+
+    Args:
+        manifest: The rows.
+        columns: The file columns.
+        readers: Whose contents are noted.
+        files: Where to put what is found.
+    """
     for name in columns:
-        found = files.digests.setdefault(name, {})
-        checksums = manifest.checksums.get(name)
+        files.digests[name] = {}
+    for reader in readers:
+        files.contents[reader.name] = {}
+        files.present[reader.name] = np.zeros(len(manifest), dtype=bool)
+    for row in range(len(manifest)):
+        for name in columns:
+            digest = _find_file(manifest, row, name, content_digest, files.problems)
+            if digest is not None:
+                files.digests[name][row] = digest
+                _compare(manifest, row, name, digest, files)
+        for reader in readers:
+            _note_content(reader, row, files)
+
+
+def absent_files(manifest: Manifest, columns: Sequence[str]) -> list[Finding]:
+    """Names every file that is not there, and reads none."""
+    problems: list[Finding] = []
+    for name in columns:
         for row in range(len(manifest)):
-            try:
-                path = manifest.cells_of(row, [name])[name]
-            except DataError as error:
-                files.problems += [Finding("file", text, _ids(manifest, row)) for text in error.problems]
-                continue
-            if not isinstance(path, Path):
-                continue
-            digest = _digest(path)
-            if isinstance(digest, str):
-                message = f"{manifest.where(row)}: {name}: {digest}"
-                files.problems.append(Finding("file", message, _ids(manifest, row)))
-                continue
-            found[row] = digest
-            given = checksums[row] if checksums else None
-            if given is not None and given.lower() != digest.hex():
-                message = (
-                    f"{manifest.where(row)}: {name}: not the file that its checksum names ({path}: "
-                    f"sha256 {digest.hex()[:12]}, given {given.lower()[:12]}). Fetch it again, or mend the "
-                    "checksum."
-                )
-                files.problems.append(Finding("checksum", message, _ids(manifest, row)))
+            _find_file(manifest, row, name, file_status, problems)
+    return problems
 
 
-def _digest(path: Path) -> bytes | str:
-    """Returns a file's sha256, or what is wrong with it."""
-    if not path.is_file():
-        return f"there is no such file ({path}). Check its name and the folder that it is relative to."
+def _find_file(
+    manifest: Manifest, row: int, name: str, read: Callable[[Path], FoundT], problems: list[Finding]
+) -> FoundT | None:
+    """Returns what is found out of a row's file; None where the cell is missing, or something is wrong."""
     try:
-        return file_digest(path)
+        path = manifest.cells_of(row, [name])[name]
+    except DataError as error:
+        problems += [Finding("file", text, _ids(manifest, row)) for text in error.problems]
+        return None
+    if not isinstance(path, Path):
+        return None
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        reason = f"there is no such file ({path}). Check its name and the folder that it is relative to."
     except OSError as error:
-        return f"the file cannot be read ({path}: {error.strerror}). Check it and its rights."
+        reason = f"the file cannot be read ({path}: {error.strerror}). Check it and its rights."
+    problems.append(Finding("file", f"{manifest.where(row)}: {name}: {reason}", _ids(manifest, row)))
+    return None
+
+
+def _compare(manifest: Manifest, row: int, name: str, digest: bytes, files: Files) -> None:
+    """Compares a file's sha256 with the one that the data give for it."""
+    checksums = manifest.checksums.get(name)
+    given = checksums[row] if checksums else None
+    if given is not None and given.lower() != digest.hex():
+        path = manifest.cells_of(row, [name])[name]
+        message = (
+            f"{manifest.where(row)}: {name}: not the file that its checksum names ({path}: "
+            f"sha256 {digest.hex()[:12]}, given {given.lower()[:12]}). Fetch it again, or mend the "
+            "checksum."
+        )
+        files.problems.append(Finding("checksum", message, _ids(manifest, row)))
+
+
+def _note_content(reader: ModalityReader, row: int, files: Files) -> None:
+    """Notes whether a row has the modality, and its content; rows with a file's problem are passed over."""
+    manifest = reader.manifest
+    try:
+        cells = manifest.cells_of(row, reader.spec.columns)
+    except DataError:
+        return  # named by _find_file
+    if not all(row in files.digests.get(name, {}) for name, cell in cells.items() if isinstance(cell, Path)):
+        return
+    try:
+        key = reader.key(row)
+    except DataError as error:
+        files.problems += [Finding("file", problem, _ids(manifest, row)) for problem in error.problems]
+        return
+    if key is not None:
+        files.present[reader.name][row] = True
+        files.contents[reader.name].setdefault(key, row)
 
 
 def _ids(manifest: Manifest, *rows: int) -> tuple[str, ...]:
@@ -138,7 +200,6 @@ def _ids(manifest: Manifest, *rows: int) -> tuple[str, ...]:
 
 
 def decode_files(
-    manifest: Manifest,
     reader: ModalityReader,
     whole: Whole,
     files: Files,
@@ -148,15 +209,13 @@ def decode_files(
     """Reads every content of a modality once, all of it, unless an earlier audit has.
 
     Args:
-        manifest: The rows.
         reader: Reads them.
         whole: The contents that are known to be whole.
-        files: Where to put what is found; rows whose file has a problem already are passed over.
+        files: The contents, and where to put what is found.
         threads: How many images are decoded side by side; a plugin's own files are read one by one.
         tell: Is told how many of how many are done.
     """
-    rows, present = _contents(manifest, reader, files)
-    files.present[reader.name] = present
+    rows = files.contents[reader.name]
     todo = {key: row for key, row in rows.items() if key not in whole.keys}
     files.remembered += len(rows) - len(todo)
     files.decoded += len(todo)
@@ -189,35 +248,6 @@ def _read(reader: ModalityReader, row: int) -> list[Finding]:
     except DataError as error:
         return [Finding("file", problem, _ids(reader.manifest, row)) for problem in error.problems]
     return []
-
-
-def _contents(
-    manifest: Manifest, reader: ModalityReader, files: Files
-) -> tuple[dict[bytes, int], NDArray[np.bool_]]:
-    """Returns the first row of each content, and for which rows the modality exists."""
-    rows: dict[bytes, int] = {}
-    present = np.zeros(len(manifest), dtype=bool)
-    for row in range(len(manifest)):
-        try:
-            cells = manifest.cells_of(row, reader.spec.columns)
-        except DataError:
-            continue  # named by digest_files
-        if not _are_there(cells, row, files):
-            continue
-        try:
-            key = reader.key(row)
-        except DataError as error:
-            files.problems += [Finding("file", problem, _ids(manifest, row)) for problem in error.problems]
-            continue
-        if key is not None:
-            present[row] = True
-            rows.setdefault(key, row)
-    return rows, present
-
-
-def _are_there(cells: Cells, row: int, files: Files) -> bool:
-    """Says whether every file of a row's cells could be read."""
-    return all(row in files.digests.get(name, {}) for name, cell in cells.items() if isinstance(cell, Path))
 
 
 def duplicates(manifest: Manifest, files: Files, folds: Sequence[Fold]) -> list[Finding]:

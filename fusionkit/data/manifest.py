@@ -14,7 +14,6 @@ from fusionkit.errors import DataError, suggest
 from fusionkit.interfaces import Cells
 from fusionkit.specs import ColumnSpec
 
-_SHOWN = 20
 _PLAIN_NAME = re.compile(r"\w[\w .,()+=-]*")
 
 
@@ -36,6 +35,9 @@ class Manifest:
         dropped: Why rows were left out -> how many.
         checksums: File column -> the sha256 that the data give for each row's file, in hexadecimal digits, or
             None.
+        problems: What is wrong with the rows, as sentences; the audit reports them with all else, and nothing
+            runs.
+        table: Name of a table of rows to predict; messages name it, where others name a subject.
     """
 
     samples: Sequence[str]
@@ -49,6 +51,8 @@ class Manifest:
     subject_outcomes: Sequence[str | None] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     checksums: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    table: str = ""
     _folders: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -82,24 +86,6 @@ class Manifest:
                 cells[name] = text
         return cells
 
-    def check_files(self, columns: Iterable[str]) -> list[str]:
-        """Returns a sentence for each file that is not there, at most 20 and a count of the others."""
-        problems: list[str] = []
-        for name in columns:
-            for row in range(len(self)):
-                try:
-                    path = self.cells_of(row, [name])[name]
-                except DataError as error:
-                    problems += error.problems
-                    continue
-                if isinstance(path, Path) and not path.is_file():
-                    problems.append(
-                        f"{self.where(row)}: {name}: there is no such file ({path}). "
-                        "Check its name and the folder that it is relative to."
-                    )
-        more = [f"and {len(problems) - _SHOWN} more files."] if len(problems) > _SHOWN else []
-        return problems[:_SHOWN] + more
-
     def _file(self, row: int, name: str, text: str) -> Path:
         try:
             return self._plain_file(text) or resolve_file(self.root, text)
@@ -126,7 +112,10 @@ class Manifest:
 
     def where(self, row: int) -> str:
         """Names a row for a message."""
-        return f"sample {self.samples[row]} (subject {self.subjects[row]})"
+        sample, subject = self.samples[row], self.subjects[row]
+        if not self.table:
+            return f"sample {sample} (subject {subject})"
+        return f"{self.table}: {sample}" + (f" ({subject})" if subject not in ("", sample) else "")
 
 
 def resolve_file(root: Path, text: str) -> Path:

@@ -205,22 +205,13 @@ def _why_refused(spec: ColumnSpec, text: str) -> str:
     return f"not a finite number ('{shorten(text)}'). Missing is written: {missing}."
 
 
-def check_table(manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> list[str]:
-    """Returns a sentence for each cell that its declaration forbids, at most 20 and a count of the others.
-
-    Columns that are not numbers (files, text) are left to those who read them.
-    """
-    bad, n_bad = bad_cells(manifest, columns, _SHOWN)
-    problems = [sentence for _, sentence in bad]
-    if n_bad > len(problems):
-        problems.append(f"and {n_bad - len(problems)} more cells.")
-    return problems
-
-
 def bad_cells(
     manifest: Manifest, columns: Mapping[str, ColumnSpec], limit: int
 ) -> tuple[list[tuple[int, str]], int]:
-    """Returns row and sentence of the first cells that their declaration forbids, and how many there are."""
+    """Returns row and sentence of the first cells that their declaration forbids, and how many there are.
+
+    Columns that are not numbers (files, text) are left to those who read them.
+    """
     problems: list[tuple[int, str]] = []
     n_bad = 0
     for name, spec in columns.items():
@@ -380,6 +371,7 @@ def _check_text(path: Path, data: bytes, encoding: Encoding) -> bytes:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}). "
-            "Save the table as UTF-8, or set the source's option `encoding: latin-1`."
+            "Save the table as UTF-8, or say that it is latin-1 (the source's option `encoding`; in predict, "
+            "--encoding)."
         ) from None
     return data

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.data.batches import ModalityReader, Units
-from fusionkit.data.digests import file_digest
+from fusionkit.data.digests import content_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
-from fusionkit.interfaces import Encoder
+from fusionkit.interfaces import Encoder, Tell
 from fusionkit.model import (
     SCALE_VERSION,
     FusionModel,
@@ -34,7 +34,6 @@ from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
 from fusionkit.training.memory import Portions, count_rows, take_rows
 
-Tell = Callable[[str, Mapping[str, Any]], None]
 N_SHARED_MODULES = 24
 """How many frozen instances are kept; the least recently used goes first."""
 
@@ -174,7 +173,7 @@ class Experiment:
         files = data_files(plan.config, self.factory.data_root)
         readout = getattr(plan.card, "readout", ())
         contents = {
-            name: {"sha256": file_digest(file).hex()} for name, file in files.items() if file.is_file()
+            name: {"sha256": content_digest(file).hex()} for name, file in files.items() if file.is_file()
         }
         return {
             "use": plan.use,
