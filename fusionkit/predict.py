@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,12 +141,15 @@ def read_rows(
 
 def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     """Predicts every row: by the mean over folds and initialisations of the model that it allows."""
-    with using(places.store):
-        return _predict(learned, manifest, places, tell)
-
-
-def _predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     experiments = make_experiments(learned, manifest, places, tell)
+    main = next(iter(experiments.values()))
+    # records need nothing of the store, which may then be one that cannot be written
+    is_used = any(main.reader(name).is_stored for name in main.modalities)
+    with using(places.store) if is_used else nullcontext():
+        return _predict(learned, manifest, experiments)
+
+
+def _predict(learned: LearnedRun, manifest: Manifest, experiments: Mapping[str, Experiment]) -> Answers:
     main = next(iter(experiments.values()))
     present = {name: main.reader(name).present(range(len(manifest))) for name in main.modalities}
     answering = [

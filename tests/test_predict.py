@@ -213,6 +213,13 @@ def test_whoever_predicts_is_named_to_who_prunes_the_store(holdout, tmp_path):
     assert users(locks) == []
 
 
+def test_records_are_predicted_where_the_store_cannot_be_written(tmp_path):
+    result = run_toy(tmp_path, "modalities.image=null")
+    table = write_table(tmp_path / "rows.csv", cells()[:2], ["id", *COLUMNS])
+    (tmp_path / "file").touch()
+    assert answer(result, table, store=tmp_path / "file") == answer(result, table)
+
+
 def test_files_lie_beside_the_table_unless_a_folder_is_given(holdout, tmp_path):
     shutil.copytree(pictures_of(holdout), tmp_path / "study")
     table = write_table(tmp_path / "study" / "rows.csv", cells()[:2], ["id", *COLUMNS])
