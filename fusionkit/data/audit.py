@@ -29,6 +29,7 @@ from fusionkit.data.audit_files import (
     decode_files,
     duplicates,
     find_files,
+    n_distinct,
 )
 from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
@@ -289,7 +290,7 @@ def _facts(column: Column, loaded: LoadedRecipe, subjects: Subjects, files: File
         kind=column.spec.kind,
         modalities=tuple(name for name, names in loaded.columns.items() if column.name in names),
         missing=int((~column.present).sum()),
-        distinct=len(column.values) if digests is None else len(set(digests.values())),
+        distinct=len(column.values) if digests is None else n_distinct(digests),
         auc=None if auc is None else round(auc, 3),
     )
 
@@ -322,7 +323,7 @@ def _column(
 ) -> list[Finding]:
     where = f"{' and '.join(fact.modalities)}: {column.name}"
     found = []
-    if not column.values:
+    if not len(column.values):
         found.append(Finding("missing", f"{where}: no row has a value. Leave the column out."))
     elif column.is_number:
         if len(column.values) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusionkit.data.batches import ModalityReader
+from fusionkit.data.batches import KEY_BYTES, Keys, ModalityReader
 from fusionkit.data.digests import content_digest, file_status
 from fusionkit.data.images import ImageInput
 from fusionkit.data.manifest import Manifest
@@ -26,6 +26,8 @@ _SAVE_SECONDS = 5.0
 _BLOCK = 8
 """Files that a thread reads before it is told how far they are."""
 _SHOWN = 4
+_SORTED = np.dtype(f"S{KEY_BYTES}")
+"""What numpy sorts and compares: of equal length, as all sums are, zeros at the end do not matter."""
 FoundT = TypeVar("FoundT")
 
 
@@ -49,17 +51,17 @@ class Files:
     """What was found in the files of one manifest.
 
     Args:
-        digests: File column -> row -> the sha256 of its file; rows without a readable file are not in it.
+        digests: File column -> (n,) the sha256 of each row's file; zeros where there is no readable file.
         present: Modality -> (n,) for which rows it exists, for modalities that read files or text.
-        contents: Modality -> content key -> the first row that has it.
+        contents: Modality -> the rows that are the first ones with their content.
         decoded: How many were decoded now.
         remembered: How many an earlier audit had found whole.
         problems: What is wrong.
     """
 
-    digests: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    digests: dict[str, NDArray[np.void]] = field(default_factory=dict)
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    contents: dict[str, dict[bytes, int]] = field(default_factory=dict)
+    contents: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     decoded: int = 0
     remembered: int = 0
     problems: list[Finding] = field(default_factory=list)
@@ -75,32 +77,42 @@ class Whole:
 
     def __init__(self, store: Store, address: str) -> None:
         self.store, self.address, self.name = store, address, f"audits/{address}.safetensors"
-        self.keys: set[bytes] = self._read()
-        self._n_saved = len(self.keys)
+        self._known = self._read()
+        self._new: set[bytes] = set()
         self._saved = time.monotonic()
 
-    def _read(self) -> set[bytes]:
+    @property
+    def keys(self) -> set[bytes]:
+        """The contents."""
+        return {row.tobytes() for row in self._known.view(Keys)} | self._new
+
+    def lacks(self, keys: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Says which of some contents are not among those of earlier audits."""
+        return np.isin(keys.view(_SORTED), self._known, invert=True)
+
+    def _read(self) -> NDArray[np.bytes_]:
         if not self.store.verify(self.name, anew=True):
-            return set()
+            return np.zeros(0, dtype=_SORTED)
         rows = read_artefact(self.store.path(self.name)).tensors["whole"].numpy()
-        return {row.tobytes() for row in rows}
+        return np.ascontiguousarray(rows).view(_SORTED).reshape(-1)
 
     def add(self, key: bytes) -> None:
         """Notes a content, and writes them down every few seconds."""
-        self.keys.add(key)
+        self._new.add(key)
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
         """Writes down what is new, beside what others have written meanwhile."""
-        if len(self.keys) > self._n_saved:
+        if self._new:
             # a short wait, also for those who leave to others what takes long
             with self.store.lock(self.address, "which files are whole", waits=True):
-                self.keys |= self._read()
-                rows = np.frombuffer(b"".join(sorted(self.keys)), dtype=np.uint8).reshape(-1, 32).copy()
+                new = np.frombuffer(b"".join(self._new), dtype=_SORTED)
+                self._known = np.unique(np.concatenate([self._known, self._read(), new]))
+                rows = self._known.view(np.uint8).reshape(-1, KEY_BYTES).copy()
                 artefact = Artefact({"whole": torch.from_numpy(rows)}, {"audit": "contents found whole"})
                 self.store.put(self.name, to_bytes(artefact))
-            self._n_saved = len(self.keys)
+            self._new = set()
         self._saved = time.monotonic()
 
 
@@ -118,18 +130,32 @@ def find_files(
         files: Where to put what is found.
     """
     for name in columns:
-        files.digests[name] = {}
+        files.digests[name] = np.zeros(len(manifest), dtype=Keys)
     for reader in readers:
-        files.contents[reader.name] = {}
         files.present[reader.name] = np.zeros(len(manifest), dtype=bool)
     for row in range(len(manifest)):
         for name in columns:
             digest = _find_file(manifest, row, name, content_digest, files.problems)
             if digest is not None:
-                files.digests[name][row] = digest
+                files.digests[name][row] = np.void(digest)
                 _compare(manifest, row, name, digest, files)
         for reader in readers:
             _note_content(reader, row, files)
+    for reader in readers:
+        here = np.flatnonzero(files.present[reader.name])
+        first = np.unique(reader.keys(here).view(_SORTED), return_index=True)[1]
+        files.contents[reader.name] = here[np.sort(first)]
+
+
+def is_found(digests: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Says for which rows there is a readable file."""
+    found: NDArray[np.bool_] = np.asarray(digests.view(np.uint8).reshape(-1, KEY_BYTES).any(1))
+    return found
+
+
+def n_distinct(digests: NDArray[np.void]) -> int:
+    """Counts the different files of a column."""
+    return len(np.unique(digests[is_found(digests)].view(_SORTED)))
 
 
 def absent_files(manifest: Manifest, columns: Sequence[str]) -> list[Finding]:
@@ -183,7 +209,8 @@ def _note_content(reader: ModalityReader, row: int, files: Files) -> None:
         cells = manifest.cells_of(row, reader.spec.columns)
     except DataError:
         return  # named by _find_file
-    if not all(row in files.digests.get(name, {}) for name, cell in cells.items() if isinstance(cell, Path)):
+    named = [name for name, cell in cells.items() if isinstance(cell, Path)]
+    if not all(name in files.digests and is_found(files.digests[name][row : row + 1])[0] for name in named):
         return
     try:
         key = reader.key(row)
@@ -192,7 +219,6 @@ def _note_content(reader: ModalityReader, row: int, files: Files) -> None:
         return
     if key is not None:
         files.present[reader.name][row] = True
-        files.contents[reader.name].setdefault(key, row)
 
 
 def _ids(manifest: Manifest, *rows: int) -> tuple[str, ...]:
@@ -216,29 +242,22 @@ def decode_files(
         tell: Is told how many of how many are done.
     """
     rows = files.contents[reader.name]
-    todo = {key: row for key, row in rows.items() if key not in whole.keys}
+    todo = rows[whole.lacks(reader.keys(rows))]
     files.remembered += len(rows) - len(todo)
     files.decoded += len(todo)
     done, workers = 0, threads if isinstance(reader.spec, ImageInput) else 0
-    blocks = _blocks(list(todo.items()), max(1, threads) * _BLOCK)
-    found = (
-        map_in_threads(lambda entry: (entry[0], _read(reader, entry[1])), part, workers) for part in blocks
-    )
+    blocks = np.split(todo, range(size := max(1, threads) * _BLOCK, len(todo), size)) if len(todo) else []
+    found = (map_in_threads(lambda row: (row, _read(reader, row)), part.tolist(), workers) for part in blocks)
     try:
         for part in prefetch(found, look=reader.tell_slow):
-            for key, problems in part:
+            for row, problems in part:
                 files.problems += problems
                 if not problems:
-                    whole.add(key)
+                    whole.add(reader.keys(np.array([row]))[0].tobytes())
             done += len(part)
             tell(done, len(todo))
     finally:
         whole.save()
-
-
-def _blocks(entries: list[tuple[bytes, int]], size: int) -> Iterator[list[tuple[bytes, int]]]:
-    for start in range(0, len(entries), size):
-        yield entries[start : start + size]
 
 
 def _read(reader: ModalityReader, row: int) -> list[Finding]:
@@ -253,9 +272,10 @@ def _read(reader: ModalityReader, row: int) -> list[Finding]:
 def duplicates(manifest: Manifest, files: Files, folds: Sequence[Fold]) -> list[Finding]:
     """Names every file that is under two subjects, or in two samples that a fold puts on both sides."""
     places: dict[bytes, dict[int, str]] = {}
+    repeated = _repeated(files)
     for name, digests in files.digests.items():
-        for row, digest in digests.items():
-            places.setdefault(digest, {}).setdefault(row, name)
+        for row in np.flatnonzero(np.isin(digests.view(_SORTED), repeated)).tolist():
+            places.setdefault(digests[row].tobytes(), {}).setdefault(row, name)
     shared = {digest: columns for digest, columns in places.items() if len(columns) > 1}
     sides = _sides(folds if shared else (), len(manifest))
     findings = []
@@ -277,6 +297,15 @@ def duplicates(manifest: Manifest, files: Files, folds: Sequence[Fold]) -> list[
         )
         findings.append(Finding("duplicate", message, _ids(manifest, *columns)))
     return findings
+
+
+def _repeated(files: Files) -> NDArray[np.bytes_]:
+    """Returns the digests that are there more than once; mostly none, of a million."""
+    found = [digests[is_found(digests)].view(_SORTED) for digests in files.digests.values()]
+    if not found:
+        return np.zeros(0, dtype=_SORTED)
+    values, counts = np.unique(np.concatenate(found), return_counts=True)
+    return values[counts > 1]
 
 
 def _sides(folds: Sequence[Fold], n_rows: int) -> NDArray[np.int8]:
