@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import polars as pl
@@ -67,7 +67,8 @@ class Column:
     Args:
         name: The column.
         spec: What it may hold.
-        codes: (n,) 0 where missing, else 1 plus the position of the cell's value in `values`.
+        codes: (n,) 0 where missing, else 1 plus the position of the cell's value in `values`; of what is no
+            number, 1.
         values: The distinct values.
         texts: How each of them is written where it first appears.
     """
@@ -91,12 +92,24 @@ class Column:
 
 def similar_subjects(subjects: Sequence[str]) -> list[list[str]]:
     """Returns the ids that differ only by case, blanks or Unicode's ways to write the same, together."""
-    names = pl.DataFrame({"name": pl.Series(subjects, dtype=pl.String).unique(maintain_order=True)})
-    plain = pl.col("name").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[\s\p{Cf}]", "")
-    # only the few that repeat are brought together: there may be a million
-    repeated = names.with_columns(plain.alias("plain")).filter(pl.col("plain").is_duplicated())
-    groups: list[list[str]] = repeated.group_by("plain", maintain_order=True).agg("name")["name"].to_list()
-    return groups
+    # by hashes first: of a million ids, few are alike, and only those are written down
+    plain = np.fromiter((hash(_plain(name)) for name in subjects), np.int64, len(subjects))
+    exact = np.fromiter((hash(name) for name in subjects), np.int64, len(subjects))
+    order = np.lexsort((exact, plain))
+    same = plain[order][1:] == plain[order][:-1]
+    places = np.flatnonzero(same & (exact[order][1:] != exact[order][:-1]))
+    suspects = np.isin(plain, plain[order][places])
+    groups: dict[str, dict[str, None]] = {}
+    for row in np.flatnonzero(suspects).tolist():
+        groups.setdefault(_plain(subjects[row]), {})[subjects[row]] = None
+    return [list(names) for names in groups.values() if len(names) > 1]
+
+
+def _plain(name: str) -> str:
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name)
+        name = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
+    return "".join(name.lower().split())
 
 
 def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
@@ -123,11 +136,10 @@ def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
 
 
 def _read_texts(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
-    """Does the same for texts that mean themselves; every row may have another, so that none is copied."""
-    known = cells.set(cells.is_in(list(spec.missing)), None) if spec.missing else cells
-    codes = known.rank("dense").fill_null(0).to_numpy().astype(np.int64)
-    texts = cast(Sequence[str], known.drop_nulls().unique().sort())
-    return Column(name, spec, codes, texts, texts)
+    """Does the same for what is no number: only whether it is there, and how many there are, is asked."""
+    is_there = (cells.is_not_null() & ~cells.is_in(list(spec.missing))).fill_null(False)
+    n_distinct = cells.filter(is_there).n_unique()
+    return Column(name, spec, is_there.to_numpy().astype(np.int64), range(n_distinct), ())
 
 
 def differing_subjects(column: Column, subjects: Subjects) -> NDArray[np.bool_]:

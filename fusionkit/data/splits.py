@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError
 from fusionkit.recipe.schema import SETS, ColumnSplit, FoldSplit, HoldoutSplit
@@ -97,15 +99,20 @@ def _fold(
     repeat: int, fold: int, owners: Sequence[str], usable: Iterable[int], sets: Mapping[str, str]
 ) -> Fold:
     rows: dict[str, list[int]] = defaultdict(list)
-    usable = set(usable)
+    is_usable = bytearray(len(owners))  # of a million rows, a set would take much memory
+    for row in usable:
+        is_usable[row] = True
     for row, owner in enumerate(owners):
-        rows[sets.get(owner, "") if row in usable else ""].append(row)
+        rows[sets.get(owner, "") if is_usable[row] else ""].append(row)
     return Fold(repeat, fold, *(tuple(rows[name]) for name in (*SETS, "")))
 
 
 def _shuffle(units: Iterable[str], words: str) -> list[str]:
     """Returns the units in the order of a keyed hash: the same everywhere, whatever the order of rows."""
-    return sorted(units, key=lambda unit: hashlib.sha256(f"{words} {unit}".encode()).digest())
+    units = list(units)
+    digests = (hashlib.sha256(f"{words} {unit}".encode()).digest() for unit in units)
+    order = np.argsort(np.fromiter(digests, dtype="S32", count=len(units)), kind="stable")
+    return [units[place] for place in order.tolist()]
 
 
 def _of_class(units: Units, name: str) -> list[str]:

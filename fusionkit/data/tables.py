@@ -275,7 +275,7 @@ def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
         raise DataError(
             f"{path}: not a kind of table that is read ('{suffix}'). Known: .csv, .tsv, .txt, .parquet."
         )
-    return frame.with_columns(pl.all().str.strip_chars().replace("", None))
+    return frame
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -288,7 +288,8 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         shown = ", ".join(map(shorten, nested[:_SHOWN]))
         raise DataError(f"{path}: cells that are no single value (columns: {shown}). Write them as text.")
     # a NaN in a column of floats is how other tools write an empty cell
-    return frame.with_columns(pl.selectors.float().fill_nan(None)).cast(pl.String)
+    texts = frame.with_columns(pl.selectors.float().fill_nan(None)).cast(pl.String)
+    return texts.with_columns(pl.all().str.strip_chars().replace("", None))
 
 
 def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
@@ -326,7 +327,10 @@ def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
 def _frame(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pl.DataFrame:
     columns = zip(*rows, strict=True) if rows else ((),) * len(header)
     return pl.DataFrame(
-        [pl.Series(name, cells, dtype=pl.String) for name, cells in zip(header, columns, strict=True)]
+        [
+            pl.Series(name, [cell.strip() or None for cell in cells], dtype=pl.String)
+            for name, cells in zip(header, columns, strict=True)
+        ]
     )
 
 
