@@ -17,6 +17,7 @@ from toy_images import COUNTS, make_manifest
 from fusionkit.errors import RecipeError
 from fusionkit.evaluation.missing import Blanked, Blanks
 from fusionkit.evaluation.summary import report_text
+from fusionkit.learned import open_run
 from fusionkit.prepare import Places
 from fusionkit.run import RunResult, run
 
@@ -277,6 +278,13 @@ def test_a_threshold_of_validation_subjects_stays_what_it_was(tmp_path):
         for name in ("fused", "fused_missing_record_0.5")
     )
     assert plain == blanked
+
+
+def test_a_run_opens_for_predict_and_evaluate_as_ever(place, plain, tested):
+    registry = toy_images.make_registry()
+    opened = [open_run(result.folder, registry, place / "data") for result in (plain, tested[0])]
+    assert opened[0].thresholds == opened[1].thresholds
+    assert opened[0].models == opened[1].models
 
 
 def test_a_modality_alone_is_tested_too(tmp_path):
