@@ -18,6 +18,7 @@ from fusionkit import __version__
 from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.recipe.load import LoadedRecipe, load_text
+from fusionkit.recipe.schema import MISSING
 from fusionkit.registry import Registry
 from fusionkit.run_folder import hinting_at_plugins, why_unfinished
 from fusionkit.store import (
@@ -253,7 +254,7 @@ def open_run(folder: Path, registry: Registry, data_root: Path, overrides: Seque
             if file_digest(folder / name) != index["files"][name]:
                 raise ValueError(f"{name} is not what the run wrote")
         models = json.loads((folder / "report.json").read_text(encoding="utf-8"))["models"]
-        thresholds = {name: _mean_threshold(model["folds"]) for name, model in models.items()}
+        thresholds = {n: _mean_threshold(m["folds"]) for n, m in models.items() if MISSING not in n}
         text = (folder / "resolved.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder}: the run folder is broken ({error}). Run the recipe again.") from None

@@ -17,6 +17,7 @@ from toy_images import COUNTS, make_manifest
 from fusionkit.errors import RecipeError
 from fusionkit.evaluation.missing import Blanked, Blanks
 from fusionkit.evaluation.summary import report_text
+from fusionkit.learned import open_run
 from fusionkit.prepare import Places
 from fusionkit.run import RunResult, run
 
@@ -279,6 +280,13 @@ def test_a_threshold_of_validation_subjects_stays_what_it_was(tmp_path):
     assert plain == blanked
 
 
+def test_a_run_opens_for_predict_and_evaluate_as_ever(place, plain, tested):
+    registry = toy_images.make_registry()
+    opened = [open_run(result.folder, registry, place / "data") for result in (plain, tested[0])]
+    assert opened[0].thresholds == opened[1].thresholds
+    assert opened[0].models == opened[1].models
+
+
 def test_a_modality_alone_is_tested_too(tmp_path):
     models = run_toy(tmp_path, "modalities.image=null", "evaluation.missing={record: [0.5]}").report["models"]
     assert set(models) == {"record", "record_pretrained", "record_missing_record_0.5"}
@@ -294,9 +302,9 @@ def test_curves_are_a_small_table(tested, width):
     at = next(i for i, line in enumerate(lines) if line.startswith("blanked")) - 1
     values = [
         report["models"][name]["subject"]["roc_auc"]["value"]
-        for name in ("fused", *report["missing"][0]["models"])
+        for name in ("fused", *report["missing"][0]["models"][1:])
     ]
-    assert lines[at + 1].split() == ["blanked", "none", "0", "0.5", "1"]
+    assert lines[at + 1].split() == ["blanked", "none", "0.5", "1"]
     assert lines[at + 2].split() == ["fused", *(f"{value:.3f}" for value in values)]
     assert lines[at + 3].split()[-1] == "none"
     assert "missing_record" not in text

@@ -291,7 +291,7 @@ def test_a_source_finds_its_files_under_the_data_root(tmp_path, monkeypatch):
 
     def build(config):
         given.append(config)
-        if "missing" in config.table:
+        if "missing" in Path(config.table).name:
             raise DataError(f"{config.table}: not there.")
         if "wrong" in config.table:
             raise RecipeError("table: cannot be wrong.csv.")

@@ -129,7 +129,7 @@ def test_all_that_cannot_be_applied_is_named_at_once():
         ("stages.fuse.train=[head, numbers.encodr]", "stages.fuse.train[1]: no such part ('numbers.encodr'). Did you mean 'numbers.encoder'? Known: head, numbers.encoder, words.encoder, words.raiser."),
         ("modalities.words.encoder={use: toy_mean, widht: 3}", "modalities.words.encoder.widht: no such option of toy_mean (3). Did you mean 'width'? Known: missing, width."),
         ("modalities.numbers.raiser.times=3", "modalities.numbers.raiser.use: is required. The component's name, as `fusionkit list` shows it."),
-        ("evaluation.treshold=0.4", "evaluation.treshold: no such key (0.4). Did you mean 'threshold'? Known: interval, modalities_alone, resamples, samples, subject_outcome, threshold, views."),
+        ("evaluation.treshold=0.4", "evaluation.treshold: no such key (0.4). Did you mean 'threshold'? Known: interval, missing, missing_draws, modalities_alone, resamples, samples, subject_outcome, threshold, views."),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_value_is_found_at_the_override(override, problem, toy_registry):

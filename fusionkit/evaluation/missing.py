@@ -173,8 +173,9 @@ def _blocks(
     indent = max(indent, len("blanked") + 2)
     per_block = max(1, (width - indent) // _CELL - 1)
     rates = curves[0]["rates"]
-    for start in range(0, len(rates), per_block):
-        chosen = range(start, min(start + per_block, len(rates)))
+    places = [place for place, rate in enumerate(rates) if rate > 0]  # at 0 it is what nothing blanked is
+    for start in range(0, len(places), per_block):
+        chosen = places[start : start + per_block]
         title = f"{label} with a share of {modality} blanked in the test rows:"
         lines = [textwrap.fill(title, width, subsequent_indent="  ")] if start == 0 else []
         lines.append(_line("blanked", ["none", *(f"{rates[i]:g}" for i in chosen)], indent))

@@ -19,8 +19,9 @@ class StructuredOptions(ComponentConfig):
     """Whether one more number per column says that its cell was missing."""
     encoding: Literal["codes", "onehot"] = "codes"
     """codes: one number per single-valued column; onehot: one per value, where there are three or more."""
-    scale: Literal["standard", "none"] = "standard"
-    """standard: every number has mean 0 and standard deviation 1 over the training rows; none: as it is."""
+    scale: Literal["standard", "range", "none"] = "standard"
+    """standard: every number has mean 0 and standard deviation 1 over the training rows; range: the training
+    rows' least is 0, their greatest 1; none: as it is."""
     cell_dropout: float = Field(0.0, ge=0, lt=1)
     """Probability with which a training draw blanks a cell."""
 

@@ -25,6 +25,8 @@ class Structured(nn.Module):
 
     mean: Tensor
     std: Tensor
+    least: Tensor
+    width: Tensor
     is_fitted: Tensor
     flag_index: Tensor
 
@@ -46,6 +48,9 @@ class Structured(nn.Module):
         self.register_buffer("flag_index", torch.tensor(first), persistent=False)
         self.register_buffer("mean", torch.zeros(self.output_dim))
         self.register_buffer("std", torch.ones(self.output_dim))
+        if config.scale == "range":
+            self.register_buffer("least", torch.zeros(self.output_dim))
+            self.register_buffer("width", torch.ones(self.output_dim))
         self.register_buffer("is_fitted", torch.tensor(False))
 
     def fit(self, inputs: Tensor, targets: Any = None, *, seed: int) -> Self:
@@ -55,10 +60,14 @@ class Structured(nn.Module):
         count = is_present.sum(0).clamp(min=1)
         mean = values.nansum(0) / count
         deviation = (((values - mean) ** 2).nansum(0) / count).sqrt()
+        least, greatest = values.nan_to_num(torch.inf).amin(0), values.nan_to_num(-torch.inf).amax(0)
         # equal values may leave a deviation of rounding errors
-        is_constant = values.nan_to_num(torch.inf).amin(0) >= values.nan_to_num(-torch.inf).amax(0)
+        is_constant = least >= greatest
         self.mean.copy_(mean)
         self.std.copy_(deviation.masked_fill(is_constant | (deviation == 0), 1))
+        if self.config.scale == "range":
+            self.least.copy_(torch.where(least.isinf(), 0, least))  # a column without any value
+            self.width.copy_((greatest - least).masked_fill(is_constant, 1))
         self.is_fitted.fill_(True)
         return self
 
@@ -71,6 +80,8 @@ class Structured(nn.Module):
             values = torch.where(values.isnan(), self.mean, values)
         if self.config.scale == "standard":
             values = (values - self.mean) / self.std
+        elif self.config.scale == "range":
+            values = (values - self.least) / self.width
         return values
 
     def _expand(self, inputs: Tensor) -> Tensor:

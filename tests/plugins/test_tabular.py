@@ -110,6 +110,21 @@ def test_standard_scale_agrees_with_numpy():
     assert np.allclose(encoder()(RECORDS).numpy(), np.nan_to_num(expected), atol=1e-6)
 
 
+def test_range_scale_brings_the_training_rows_between_0_and_1():
+    built = encoder(scale="range", missing="keep")
+    records = RECORDS.numpy().astype(float)
+    least, greatest = np.nanmin(records, axis=0), np.nanmax(records, axis=0)
+    assert np.allclose(built(RECORDS).numpy(), (records - least) / (greatest - least), equal_nan=True)
+    assert built(torch.tensor([[80.0, 0, 0, 1, 1, 0]]))[0, 0] == 1.5
+
+
+def test_range_scale_with_columns_without_spread_or_values():
+    records = torch.tensor([[0.5, NAN, 5.0], [0.5, NAN, NAN], [0.5, NAN, 7.0]])
+    columns = {name: ColumnSpec(kind="numeric") for name in "abc"}
+    built = encoder(columns, records, scale="range")
+    assert built(torch.tensor([[1.5, 3.0, NAN]]))[0].tolist() == [1.0, 3.0, 0.5]
+
+
 def test_statistics_are_those_of_the_training_rows():
     built = encoder(fitted=RECORDS[:2])
     assert built(RECORDS)[3, 0] == pytest.approx((70 - 55) / 5)
