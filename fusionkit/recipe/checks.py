@@ -25,6 +25,8 @@ from fusionkit.registry import Registry
 from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec
 
 Parts = Mapping[str, PartPlan | None]
+FITTED = ("closed_form", "self_supervised")
+"""How a part learns that learns in a fit stage."""
 
 
 def verb_of(stage: Stage) -> str:
@@ -145,7 +147,7 @@ def check_order(stages: Mapping[int, Stage], parts: Parts, findings: Findings, *
             findings.add(path, f"{plan.use} {what}, and no stage names it. {_advice(part, plan)}")
             continue
         for index, stage in stages.items():
-            if index < first[part] and _uses(stage, part):
+            if index < first[part] and _uses(stage, part, parts):
                 later = stages[first[part]].name
                 what = "learns" if learns(plan) != "nothing" else "gets standardised features"
                 sentence = f"uses {part}, which {what} only later, in {show(later)}. Move {show(later)} up."
@@ -167,9 +169,12 @@ def check_taught(stages: Mapping[int, Stage], parts: Parts, findings: Findings) 
         )
 
 
-def _uses(stage: Stage, part: str) -> bool:
+def _uses(stage: Stage, part: str, parts: Parts) -> bool:
     """Whether a stage computes with the result of a part."""
-    if isinstance(stage, TrainStage) or "head" in parts_of(stage):
+    if isinstance(stage, TrainStage):
+        return True
+    head = parts.get("head")
+    if "head" in parts_of(stage) and head is not None and learns(head) in FITTED:
         return True
     modality, _, role = part.partition(".")
     return role == "encoder" and f"{modality}.raiser" in parts_of(stage)

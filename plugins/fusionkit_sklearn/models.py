@@ -76,13 +76,15 @@ def _fit_svm(
     from sklearn.svm import SVC
 
     variance = float(rows.var())
-    scale = 1 / (rows.shape[1] * variance) if variance > 0 else 1.0
+    scale = 1 / (rows.shape[1] * variance) if variance > 0 else 1.0  # what scikit-learn makes of "scale"
     gamma = scale if config.gamma == "scale" else float(config.gamma)
     arrays: dict[str, NDArray[Any]] = {"gamma": np.array([gamma if config.kernel == "rbf" else -1.0])}
     for number in range(1 if n_classes == 2 else n_classes):
         is_class = codes == (1 if n_classes == 2 else number)
         fewest = min(int(is_class.sum()), int((~is_class).sum()))
-        machine = SVC(C=config.C, kernel=config.kernel, gamma=gamma, class_weight=_class_weight(config))
+        machine = SVC(
+            C=config.C, kernel=config.kernel, gamma=config.gamma, class_weight=_class_weight(config)
+        )
         folds = StratifiedKFold(min(N_FOLDS, fewest), shuffle=True, random_state=seed)
         # ensemble=False: the machine is fitted on all rows, its sigmoid on values from outside the folds
         fitted = CalibratedClassifierCV(machine, method="sigmoid", cv=folds, ensemble=False)
