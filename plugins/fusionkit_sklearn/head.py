@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, Self
 
 import numpy as np
@@ -34,8 +35,9 @@ class SklearnHead(nn.Module):
         super().__init__()
         self.config, self.output_dim = config, output_dim
         self.input_dims = dict(input_dims)
-        self.learned = b""
         self.arrays: dict[str, NDArray[Any]] = {}
+        # with the versions in it, even before a fit: the initial state determines the address
+        self.learned = self._pack({})
 
     def fit(self, inputs: Joined, targets: Tensor | None = None, *, seed: int) -> Self:
         """Learns from features, absent rows zero, and class codes (n,); forgets an earlier fit."""
@@ -56,7 +58,7 @@ class SklearnHead(nn.Module):
             rows = project(arrays, rows)
         found = MODELS[self.config.model].fit(self.config, rows, codes, self.output_dim, random_state)
         arrays |= {f"model.{name}": np.ascontiguousarray(values) for name, values in found.items()}
-        self._take(save(arrays, {"head": json.dumps(self._identity())}))
+        self._take(self._pack(arrays))
         return self
 
     def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -74,21 +76,22 @@ class SklearnHead(nn.Module):
         return torch.from_numpy(logits.astype(np.float32)).to(device)
 
     def get_extra_state(self) -> Tensor:
-        """Returns all that was learned, as bytes; none before."""
+        """Returns all that was learned, as bytes."""
         return torch.from_numpy(np.frombuffer(self.learned, dtype=np.uint8).copy())
 
     def set_extra_state(self, state: Tensor) -> None:
         """Takes what `get_extra_state` gave; raises IntegrityError if it is anything else."""
-        data = state.cpu().numpy().tobytes()
-        if not data:
-            self.learned, self.arrays = b"", {}
-            return
-        self._take(data)
+        self._take(state.cpu().numpy().tobytes())
+
+    def _pack(self, arrays: dict[str, NDArray[Any]]) -> bytes:
+        # one entry: safetensors writes several in an order that is drawn anew each time
+        described = {"identity": self._identity(), "made_with": self._libraries()}
+        return save(arrays, {"head": json.dumps(described, sort_keys=True)})
 
     def _take(self, data: bytes) -> None:
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            identity = json.loads(header["__metadata__"]["head"])
+            identity = json.loads(header["__metadata__"]["head"])["identity"]
             arrays = load(data)
         except (SafetensorError, ValueError, LookupError, TypeError) as error:
             raise IntegrityError(
@@ -106,6 +109,12 @@ class SklearnHead(nn.Module):
             "widths": list(self.input_dims.values()),
             "classes": self.output_dim,
         }
+
+    def _libraries(self) -> dict[str, str]:
+        """Returns the versions of what a fit computes with; another one may learn other numbers."""
+        fits = "lightgbm" if self.config.model == "boosted_trees" else "scikit-learn"
+        names = {fits} if self.config.pca is None else {fits, "scikit-learn"}
+        return {name: version(name) for name in sorted(names)}
 
     def _join(self, features: Mapping[str, Tensor]) -> FloatArray:
         joined = torch.cat([features[name].detach() for name in self.input_dims], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -199,16 +200,20 @@ def _fit_boosted(
     return {"text": np.frombuffer(text.encode(), dtype=np.uint8)}
 
 
-def _boosted_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) -> FloatArray:
+@lru_cache(maxsize=4)  # the batches of a prediction ask for the same one
+def _read_booster(text: bytes) -> Any:
     import lightgbm
 
     try:
-        booster = lightgbm.Booster(model_str=arrays["text"].tobytes().decode())
+        return lightgbm.Booster(model_str=text.decode())
     except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
         raise IntegrityError(
             f"head: LightGBM cannot read what it wrote ({error}). Run the recipe again."
         ) from None
-    found = np.asarray(booster.predict(rows, num_threads=1), dtype=np.float64)
+
+
+def _boosted_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) -> FloatArray:
+    found = np.asarray(_read_booster(arrays["text"].tobytes()).predict(rows, num_threads=1), dtype=np.float64)
     return _two(found) if n_classes == 2 else found
 
 

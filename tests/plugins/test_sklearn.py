@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import lightgbm
 import numpy as np
@@ -19,7 +20,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import SVC
 
 import fusionkit_sklearn
+import fusionkit_sklearn.head as head_module
 from fusionkit.errors import DataError, IntegrityError, PluginError
+from fusionkit.model import state_digest
 from fusionkit.registry import Registry
 from fusionkit.specs import HeadSpec
 from fusionkit_sklearn import SklearnConfig
@@ -232,6 +235,35 @@ def test_bytes_of_another_model_are_refused():
     head, _, _ = fitted(model="random_forest", **MODELS["random_forest"])
     with pytest.raises(IntegrityError, match="what sklearn learned is another model's"):
         build(model="svm").set_extra_state(head.get_extra_state())
+
+
+def test_text_that_lightgbm_did_not_write_is_refused():
+    head, _, _ = fitted(model="boosted_trees", **MODELS["boosted_trees"])
+    head.arrays["model.text"] = np.frombuffer(b"tree\nno such thing", dtype=np.uint8)
+    with pytest.raises(IntegrityError, match="LightGBM cannot read what it wrote"):
+        head(*rows_of(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "library"),
+    [
+        ({"model": "svm"}, "scikit-learn"),
+        ({"model": "boosted_trees"}, "lightgbm"),
+        ({"pca": 3}, "scikit-learn"),
+    ],
+)
+def test_another_version_of_a_library_is_another_address(monkeypatch, options, library):
+    before = state_digest(build(**options))
+    assert state_digest(build(**options)) == before
+    real = version
+    monkeypatch.setattr(head_module, "version", lambda name: "0.0" if name == library else real(name))
+    assert state_digest(build(**options)) != before
+    # what was learned with it is read all the same
+    old, _, _ = fitted(**options)
+    monkeypatch.undo()
+    new = build(**options)
+    new.load_state_dict(old.state_dict())
+    assert torch.equal(new(*rows_of(4)), old(*rows_of(4)))
 
 
 # options
