@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusionkit import IntegrityError
+from fusionkit import FusionkitWarning, IntegrityError, ResourceError
 from fusionkit_sklearn import SklearnConfig
 
 FloatArray = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
 N_FOLDS = 5
 """Folds for Platt's sigmoid (Platt 1999: three; scikit-learn: five)."""
+MAX_ITERATIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,19 @@ def _expit(values: FloatArray) -> FloatArray:
 def _fit_logistic(
     config: SklearnConfig, rows: FloatArray, codes: NDArray[np.int64], n_classes: int, seed: int
 ) -> dict[str, NDArray[Any]]:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=config.C, class_weight=_class_weight(config), max_iter=10_000)
-    model.fit(rows, codes)
+    model = LogisticRegression(C=config.C, class_weight=_class_weight(config), max_iter=MAX_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is said below, in one sentence
+        model.fit(rows, codes)
+    if model.n_iter_.max() >= MAX_ITERATIONS:
+        warnings.warn(
+            f"head: logistic_regression has not converged after {MAX_ITERATIONS} iterations. Lower C.",
+            FusionkitWarning,
+            stacklevel=2,
+        )
     return {"coef": model.coef_, "intercept": model.intercept_}
 
 
@@ -172,11 +183,20 @@ def _forest_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) -> F
 # boosted trees
 
 
+def _lightgbm() -> Any:
+    try:
+        import lightgbm
+    except OSError as error:  # its wheel needs the system's OpenMP library
+        raise ResourceError(
+            f"head: LightGBM cannot be loaded ({error}). Install OpenMP (libgomp1), or use another model."
+        ) from error
+    return lightgbm
+
+
 def _fit_boosted(
     config: SklearnConfig, rows: FloatArray, codes: NDArray[np.int64], n_classes: int, seed: int
 ) -> dict[str, NDArray[Any]]:
-    import lightgbm
-
+    lightgbm = _lightgbm()
     weights = None
     if config.balanced:
         weights = len(codes) / (n_classes * np.bincount(codes, minlength=n_classes))[codes]
@@ -202,8 +222,7 @@ def _fit_boosted(
 
 @lru_cache(maxsize=4)  # the batches of a prediction ask for the same one
 def _read_booster(text: bytes) -> Any:
-    import lightgbm
-
+    lightgbm = _lightgbm()
     try:
         return lightgbm.Booster(model_str=text.decode())
     except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:

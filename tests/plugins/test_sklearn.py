@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from importlib.metadata import version
 
@@ -21,11 +22,11 @@ from sklearn.svm import SVC
 
 import fusionkit_sklearn
 import fusionkit_sklearn.head as head_module
-from fusionkit.errors import DataError, IntegrityError, PluginError
+from fusionkit.errors import DataError, FusionkitWarning, IntegrityError, PluginError, ResourceError
 from fusionkit.model import state_digest
 from fusionkit.registry import Registry
 from fusionkit.specs import HeadSpec
-from fusionkit_sklearn import SklearnConfig
+from fusionkit_sklearn import SklearnConfig, models
 
 (CARD,) = fusionkit_sklearn.fusionkit_components()
 DIMS = {"image": 6, "emr": 3}
@@ -264,6 +265,32 @@ def test_another_version_of_a_library_is_another_address(monkeypatch, options, l
     new = build(**options)
     new.load_state_dict(old.state_dict())
     assert torch.equal(new(*rows_of(4)), old(*rows_of(4)))
+
+
+def test_a_regression_that_does_not_converge_is_said(monkeypatch):
+    monkeypatch.setattr(models, "MAX_ITERATIONS", 2)
+    with pytest.warns(FusionkitWarning) as caught:
+        fitted(model="logistic_regression")
+    assert [str(entry.message) for entry in caught] == [
+        "head: logistic_regression has not converged after 2 iterations. Lower C."
+    ]
+
+
+def test_lightgbm_without_its_system_library_is_one_sentence(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *rest):
+        if name == "lightgbm":
+            raise OSError("libgomp.so.1: not there")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ResourceError) as error:
+        fitted(model="boosted_trees")
+    assert str(error.value) == (
+        "head: LightGBM cannot be loaded (libgomp.so.1: not there). Install OpenMP (libgomp1), or use "
+        "another model."
+    )
 
 
 # options
