@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import toy_images
 from torch import nn
 
 import fusionkit_heads
 from fusionkit.errors import PluginError
 from fusionkit.registry import Registry
 from fusionkit.specs import HeadSpec
+from fusionkit.training.stages import plan_steps, run_steps
+from fusionkit.training.supervised import predict_logits
 
 CARDS = {card.name: card for card in fusionkit_heads.fusionkit_components()}
 
@@ -241,3 +245,43 @@ def test_restoring_is_learned():
     restored = head.decoders["of_emr"](head.code(given))
     error = nn.functional.mse_loss(restored, features["emr"]) / features["emr"].var()
     assert float(error.detach()) < 0.2
+
+
+# in a recipe
+
+STAGES = """\
+  - name: restore
+    fit: [head]
+    rows: sample
+    epochs: 2
+    batch_size: 8
+  - name: fuse
+    train: [head]
+    epochs: 2
+    batch_size: 8
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "stages", "steps"),
+    [
+        ("bimodal_autoencoder", STAGES, ["fit head", "train head"]),
+        ("decision", STAGES[STAGES.index("  - name: fuse") :], ["fit record.scale", "train head"]),
+    ],
+)
+def test_a_recipe_trains_a_head_and_answers_rows_without_a_modality(
+    tmp_path, monkeypatch, head, stages, steps
+):
+    registry = toy_images.make_registry()
+    registry.add("fusionkit_heads", fusionkit_heads)
+    monkeypatch.setattr(toy_images, "make_registry", lambda: registry)
+    text = toy_images.RECIPE[: toy_images.RECIPE.index("  - name: fuse")] + stages
+    text += toy_images.RECIPE[toy_images.RECIPE.index("split:") :]
+    manifest = toy_images.make_manifest(tmp_path / "pictures")
+    for row in (2, 30):
+        manifest = toy_images.with_cell(manifest, "picture", row, None)
+    experiment = toy_images.make_experiment(tmp_path, f"head={{use: {head}}}", text=text, manifest=manifest)
+    plan = plan_steps(experiment, toy_images.FOLD, 0)
+    assert [toy_images.name_of(step) for step in plan.steps][-2:] == steps
+    run_steps(experiment, plan)
+    assert np.isfinite(predict_logits(experiment, plan.origins, toy_images.FOLD.test)).all()

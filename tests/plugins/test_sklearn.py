@@ -10,6 +10,7 @@ import lightgbm
 import numpy as np
 import pytest
 import torch
+import toy_images
 from pydantic import ValidationError
 from safetensors.torch import load, save
 from sklearn.calibration import CalibratedClassifierCV
@@ -26,6 +27,9 @@ from fusionkit.errors import DataError, FusionkitWarning, IntegrityError, Plugin
 from fusionkit.model import state_digest
 from fusionkit.registry import Registry
 from fusionkit.specs import HeadSpec
+from fusionkit.training.joined import head_inputs, head_units
+from fusionkit.training.stages import plan_steps, run_steps
+from fusionkit.training.supervised import predict_logits
 from fusionkit_sklearn import SklearnConfig, models
 
 (CARD,) = fusionkit_sklearn.fusionkit_components()
@@ -327,3 +331,30 @@ def test_what_is_resolved_holds_the_models_own_options_and_is_read_again(model):
 def test_every_option_belongs_to_some_model():
     own = {name for names in fusionkit_sklearn.OWN.values() for name in names}
     assert own | set(fusionkit_sklearn.SHARED) == set(SklearnConfig.model_fields)
+
+
+# in a recipe
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_recipe_fits_it_stores_it_and_predicts_from_the_store(tmp_path, monkeypatch, model):
+    registry = toy_images.make_registry()
+    registry.add("fusionkit_sklearn", fusionkit_sklearn)
+    monkeypatch.setattr(toy_images, "make_registry", lambda: registry)
+    options = {"use": "sklearn", "model": model, **MODELS[model]}
+    overrides = [f"head={json.dumps(options)}", "stages.fuse={name: fuse, fit: [head], rows: sample}"]
+    experiment = toy_images.make_experiment(tmp_path, *overrides)
+    plan = plan_steps(experiment, toy_images.FOLD, 0)
+    assert run_steps(experiment, plan) == len(plan.steps)
+    found = predict_logits(experiment, plan.origins, toy_images.FOLD.test)
+    assert np.isfinite(found).all()
+    again = toy_images.make_experiment(tmp_path, *overrides)
+    assert run_steps(again, plan_steps(again, toy_images.FOLD, 0)) == 0
+    np.testing.assert_array_equal(predict_logits(again, plan.origins, toy_images.FOLD.test), found)
+    # the same rows given to the head by hand
+    step = plan.steps[-1]
+    head = experiment.fresh("head", step.used["head"])
+    inputs = head_inputs(experiment, step.used, head_units(experiment, step))
+    outcomes = [experiment.manifest.outcomes[row] for row in step.rows]
+    head.fit(inputs, torch.from_numpy(experiment.task.encode(outcomes)), seed=step.seed)
+    assert torch.equal(head.get_extra_state(), again.fresh("head", plan.origins["head"]).get_extra_state())
