@@ -40,12 +40,20 @@ def test_each_rule_equals_a_plain_loop(cohort):
         "mean_probability": [v.mean() for v in values.values()],
         "mean_logit": [1 / (1 + np.exp(-np.log(v / (1 - v)).mean())) for v in values.values()],
         "max_probability": [v.max() for v in values.values()],
+        "vote": [np.mean([1 if p > 0.5 else 0.5 if p == 0.5 else 0 for p in v]) for v in values.values()],
     }
     for rule, numbers in expected.items():
         found = aggregate_subjects(rows_of(subjects, positive), {}, rule)
         assert found.subjects == tuple(values)
         np.testing.assert_allclose(found.probabilities[:, 1], numbers, atol=1e-9)
         np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-9)
+
+
+def test_samples_vote_for_any_number_of_classes_and_share_a_tie():
+    probabilities = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7], [0.1 + 0.2, 0.3, 0.4]])
+    rows = SampleRows(list("1234"), list("aaab"), np.full(4, UNKNOWN), probabilities)
+    found = aggregate_subjects(rows, {}, "vote")
+    np.testing.assert_allclose(found.probabilities, [[0.5 / 3, 1.5 / 3, 1 / 3], [0, 0, 1]])
 
 
 @settings(deadline=None)

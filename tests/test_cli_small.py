@@ -159,6 +159,16 @@ def test_show_describes_every_option(call):
     ]
 
 
+def test_show_gives_no_example_that_would_be_refused(call):
+    code, out, _ = call("show", "sklearn")
+    assert code == 0
+    shown = out.partition("In a recipe\n")[2]
+    assert (
+        shown
+        == "  head:\n    use: sklearn\n    model: logistic_regression\n    balanced: false\n    C: 1.0\n"
+    )
+
+
 def test_show_speaks_json(call):
     _, out, _ = call("show", "toy_mean", "--json")
     assert json.loads(out)[0]["options"]["properties"]["width"]["minimum"] == 1

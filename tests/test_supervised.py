@@ -177,6 +177,21 @@ def test_logits_of_views_become_probabilities(base):
     assert both == pytest.approx((sigmoid(2) + sigmoid(-4)) / 2)
 
 
+@pytest.mark.parametrize(
+    ("views", "shares"),
+    [
+        ([[0, 2], [0, -4], [0, 0.1]], [1 / 3, 2 / 3]),
+        ([[5, 5], [0, 1]], [1 / 4, 3 / 4]),  # a view that does not decide gives each a half
+        ([[3, 1, 2], [0, 9, 0], [0, 1, 0], [4, 4, 0]], [1.5 / 4, 2.5 / 4, 0]),
+        ([[-7, 7]], [0, 1]),
+    ],
+)
+def test_views_vote(base, views, shares):
+    experiment = make_experiment(base[0])
+    logits = np.array([views, views], dtype=np.float32)
+    np.testing.assert_allclose(link(experiment, logits, "vote"), [shares, shares])
+
+
 def test_no_rows_have_no_logits(tmp_path):
     experiment = make_experiment(tmp_path)
     plan = plan_steps(experiment, FOLD, 0)

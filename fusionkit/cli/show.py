@@ -107,6 +107,8 @@ def _example(kind: str, card: Spec) -> str:
     example = card.examples[0].model_dump(mode="json") if card.examples else {}
     options: dict[str, Any] = {"use": card.name}
     for name, field in card.config.model_fields.items():
+        if example and name not in example:
+            continue  # what the example's other options rule out
         if field.is_required():
             options[name] = example.get(name)
         elif isinstance(field.default, str | int | float | tuple) and field.default != "":
