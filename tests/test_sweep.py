@@ -202,3 +202,32 @@ def test_a_sweep_that_is_killed_ends_at_the_same_table(folder):
     process = call_sweep(folder)
     assert process.communicate()[1] == b""
     kill_and_repeat(folder, (folder / "runs" / "widths" / "latest" / "table.json").read_text(), 3, seed=5)
+
+
+def test_a_curve_has_each_variant_at_each_rate_and_compares_at_equal_rates(folder):
+    (folder / "sweep.yaml").write_text(
+        "name: curves\nbase: toy.yaml\nreference: narrow\ncurve: words\noverrides:\n"
+        "  evaluation.resamples: 100\n  evaluation.missing: {words: [0.5, 1]}\nvariants:\n"
+        "  - {name: narrow}\n  - {name: wide, overrides: {modalities.numbers.encoder.width: 9}}\n"
+    )
+    loaded, done = sweep(folder)
+    found = build_table(loaded, done)
+    rows = found.entry["rows"]
+    assert [(row["name"], row["missing"]) for row in rows] == [
+        (name, rate) for name in ("narrow", "wide") for rate in (0.0, 0.5, 1.0)
+    ]
+    for narrow, wide in zip(rows[:3], rows[3:], strict=True):
+        each = [row["subject"]["roc_auc"]["value"] for row in (wide, narrow)]
+        assert wide["difference"]["value"] == pytest.approx(each[0] - each[1])
+        assert narrow["difference"] is None
+    plain = run(
+        loaded.tasks[0].loaded,
+        Registry.discover(EXTRA),
+        Places(folder / "data", folder / "store", folder / "runs"),
+        lambda name, data: None,
+    ).report["models"]
+    for row, model in zip(
+        rows[:3], ("fused", "fused_missing_words_0.5", "fused_missing_words_1"), strict=True
+    ):
+        assert row["subject"]["roc_auc"]["value"] == plain[model]["subject"]["roc_auc"]["value"]
+    assert list(found.figures) == ["figure.png"]
