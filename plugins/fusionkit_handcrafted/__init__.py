@@ -42,8 +42,9 @@ class HandcraftedConfig(ComponentConfig):
     def _check_some(self) -> HandcraftedConfig:
         if not (self.histogram or self.moments or self.glcm or self.lbp):
             raise ValueError("no feature is left: ask for histogram, moments, glcm or lbp")
-        if max((*self.glcm, *self.lbp), default=0) >= self.input.size:
-            raise ValueError("a distance or radius of `glcm` or `lbp` is as large as the picture")
+        reach = max((*self.glcm, *(2 * radius for radius in self.lbp)), default=0)
+        if reach >= self.input.size:
+            raise ValueError("a distance of `glcm`, or twice a radius of `lbp`, is as large as the picture")
         return self
 
 
