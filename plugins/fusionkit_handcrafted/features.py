@@ -94,7 +94,7 @@ def co_occurrence(grey: Bytes, distance: int, n_levels: int) -> Floats:
 
 
 def binary_patterns(grey: Bytes, radius: int) -> Floats:
-    """Returns the share of pixels with each uniform pattern at one radius, (10,), of those not at the edge."""
+    """Returns the share of pixels with each uniform pattern at one radius, (10,), but for the edge."""
     patterns: Floats = feature.local_binary_pattern(grey, N_POINTS, radius, method="uniform")
     inner = patterns[radius:-radius, radius:-radius].astype(np.int64).ravel()
     return np.bincount(inner, minlength=N_POINTS + 2).astype(np.float64) / inner.size

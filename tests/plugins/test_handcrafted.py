@@ -114,7 +114,7 @@ def test_co_occurrence_is_haralicks(pixels):
 
 
 def test_binary_patterns_are_ojalas():
-    """One dark pixel: beside it three points are darker (two of them by interpolation), across from it one."""
+    """One dark pixel: beside it three points are darker (two by interpolation), across from it one."""
     grey = np.full((16, 16), 200, np.uint8)
     grey[8, 8] = 10
     inner = 14 * 14
