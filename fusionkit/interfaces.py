@@ -120,7 +120,11 @@ class Head(Protocol):
 
 @runtime_checkable
 class Fittable(Protocol):
-    """Learns in closed form, in one call, on training subjects only."""
+    """Learns in closed form, in one call, on training subjects only.
+
+    A raiser's inputs are (n, input_dim), an encoder's a raw batch; a head's are a pair, the features by
+    modality and `present`, as in its `forward`.
+    """
 
     def fit(self, inputs: Any, targets: Any = None, *, seed: int) -> Self:
         """Learns from all inputs at once; forgets an earlier fit; never changes `output_dim`."""
@@ -129,7 +133,7 @@ class Fittable(Protocol):
 
 @runtime_checkable
 class SelfSupervised(Protocol):
-    """Learns without labels by gradient, in the one training loop."""
+    """Learns without labels by gradient, in the one training loop; inputs as in `Fittable`."""
 
     def loss(self, inputs: Any, generator: Generator) -> Tensor:
         """Returns the scalar loss of a batch; all randomness comes from `generator`."""

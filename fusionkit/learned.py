@@ -68,9 +68,11 @@ MAY_DIFFER = ("range", "missing")
 
 
 def patterns_of(experiment: Experiment, plan: Plan) -> list[list[str]]:
-    """Returns which sets of modalities the rows had that the train stages learned from."""
+    """Returns which sets of modalities the rows had that the head, or a train stage, learned from."""
     names = sorted(experiment.modalities)
-    rows = sorted({row for step in plan.steps if step.verb == "train" for row in step.rows})
+    rows = sorted(
+        {row for step in plan.steps if step.verb == "train" or "head" in step.learned for row in step.rows}
+    )
     present = np.stack([experiment.reader(name).present(np.array(rows, dtype=np.int64)) for name in names])
     found = {tuple(name for name, is_here in zip(names, row, strict=True) if is_here) for row in present.T}
     return [list(pattern) for pattern in sorted(found)]

@@ -154,8 +154,8 @@ class FusionModel(nn.Module):
             inputs = values
         return cast(Tensor, inputs)
 
-    def forward(self, batch: Mapping[str, ModalityBatch]) -> Tensor:
-        """Returns logits (n, output_dim)."""
+    def join(self, batch: Mapping[str, ModalityBatch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns what the head gets: features (n, d) by modality, absent rows zero, and who is present."""
         features, present = {}, {}
         for modality, part in batch.items():
             here = part.present
@@ -170,6 +170,11 @@ class FusionModel(nn.Module):
                 is_whole = len(found) == len(here)
                 dense = found if is_whole else dense.index_put((here.nonzero().squeeze(1),), found)
             features[modality], present[modality] = dense, here
+        return features, present
+
+    def forward(self, batch: Mapping[str, ModalityBatch]) -> Tensor:
+        """Returns logits (n, output_dim)."""
+        features, present = self.join(batch)
         with calling("head"):
             logits = self.head(features, present)
         n_rows = len(next(iter(present.values())))

@@ -21,7 +21,6 @@ from fusionkit.errors import PluginError, suggest
 from fusionkit.specs import (
     COMPONENT_KINDS,
     EncoderSpec,
-    HeadLearns,
     HeadSpec,
     Learns,
     RaiserSpec,
@@ -196,7 +195,7 @@ class Registry:
 def _check_learns(plugin: str, card: object) -> None:
     if not isinstance(card, EncoderSpec | RaiserSpec | HeadSpec):
         return
-    known = get_args(HeadLearns if isinstance(card, HeadSpec) else Learns)
+    known = get_args(Learns)
     if card.learns not in known:
         raise PluginError(
             f"plugin {plugin}: {kind_of(card)} {card.name} cannot learn that way (learns: {card.learns}). "

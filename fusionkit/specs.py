@@ -18,7 +18,6 @@ MAX_SEED = 2**53 - 1
 """The largest seed: the largest number that every reader of JSON keeps exactly."""
 MAX_PATCHES = 10_000
 Learns = Literal["nothing", "closed_form", "self_supervised", "gradient"]
-HeadLearns = Literal["nothing", "gradient"]
 
 
 class ComponentConfig(BaseModel):
@@ -146,7 +145,7 @@ class HeadSpec(Spec):
     """A card for a head: `build(config, input_dims, output_dim)`, `input_dims` by modality."""
 
     build: Callable[[Any, Mapping[str, int], int], Head]
-    learns: HeadLearns = "gradient"
+    learns: Learns = "gradient"
 
 
 COMPONENT_KINDS: Mapping[str, type[Spec]] = {

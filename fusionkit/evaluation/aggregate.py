@@ -14,7 +14,7 @@ from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray
 UNKNOWN = -1
 """The class index of an outcome that is not known."""
 
-SampleRule = Literal["mean_probability", "mean_logit", "max_probability"]
+SampleRule = Literal["mean_probability", "mean_logit", "max_probability", "vote"]
 
 # Float32 tells no probability nearer to 1 than this; without a floor one saturated image decides alone.
 _LOGIT_FLOOR = 1e-7
@@ -112,7 +112,7 @@ def aggregate_subjects(
         rows: Predictions of samples.
         outcomes: Class index of each subject, UNKNOWN where it is not known; such subjects are kept.
         rule: mean_probability; mean_logit, the normalised geometric mean; max_probability, the highest of the
-            positive class, for two classes.
+            positive class, for two classes; vote, the share of samples that call each class.
     """
     n_classes = rows.probabilities.shape[1]
     check_sample_rule(rule, n_classes)
@@ -128,6 +128,11 @@ def aggregate_subjects(
         floored = np.log(np.maximum(rows.probabilities, _LOGIT_FLOOR))
         geometric = np.exp(_mean_by(index, floored, len(position)))
         probabilities = geometric / geometric.sum(axis=1, keepdims=True)
+    elif rule == "vote":
+        # what rounding tells apart is a tie, and a tie is shared
+        rounded = np.round(rows.probabilities, _DECIMALS)
+        is_called = (rounded == rounded.max(axis=1, keepdims=True)).astype(np.float64)
+        probabilities = _mean_by(index, is_called / is_called.sum(axis=1, keepdims=True), len(position))
     else:
         probabilities = _mean_by(index, rows.probabilities, len(position))
     labels = np.fromiter((outcomes.get(subject, UNKNOWN) for subject in position), np.int64, len(position))

@@ -25,6 +25,8 @@ from fusionkit.registry import Registry
 from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec
 
 Parts = Mapping[str, PartPlan | None]
+FITTED = ("closed_form", "self_supervised")
+"""How a part learns that learns in a fit stage."""
 
 
 def verb_of(stage: Stage) -> str:
@@ -81,6 +83,31 @@ def _check_parts(stage: Stage, path: TreePath, parts: Parts, findings: Findings)
             )
         else:
             _check_verb(verb, parts[part], where, findings)
+    if isinstance(stage, TrainStage):
+        _check_closed_head(stage, path, parts, findings)
+
+
+def _check_closed_head(stage: TrainStage, path: TreePath, parts: Parts, findings: Findings) -> None:
+    """Reports what a train stage asks of a head that learns in closed form, and no such head can do."""
+    head = parts.get("head")
+    if head is None or learns(head) != "closed_form":
+        return
+    for index, part in enumerate(stage.train):
+        plan = parts.get(part)
+        if part != "head" and plan is not None and learns(plan) in ("gradient", "self_supervised"):
+            other = "a pretrain" if learns(plan) == "gradient" else "a fit"
+            findings.add(
+                (*path, "train", index),
+                f"{part} would learn by gradient through {head.use}, which learns in closed form and passes "
+                f"none on. Name it in {other} stage.",
+            )
+    for option in ("class_weights", "subject_weights"):
+        if getattr(stage, option) is not None and "head" in stage.train:
+            findings.add(
+                (*path, option),
+                f"{head.use} learns in closed form, and not from a stage's loss. Set null here, and look at "
+                f"the options of {head.use}.",
+            )
 
 
 def _check_verb(verb: str, plan: PartPlan | None, where: TreePath, findings: Findings) -> None:
@@ -120,7 +147,7 @@ def check_order(stages: Mapping[int, Stage], parts: Parts, findings: Findings, *
             findings.add(path, f"{plan.use} {what}, and no stage names it. {_advice(part, plan)}")
             continue
         for index, stage in stages.items():
-            if index < first[part] and _uses(stage, part):
+            if index < first[part] and _uses(stage, part, parts):
                 later = stages[first[part]].name
                 what = "learns" if learns(plan) != "nothing" else "gets standardised features"
                 sentence = f"uses {part}, which {what} only later, in {show(later)}. Move {show(later)} up."
@@ -128,9 +155,26 @@ def check_order(stages: Mapping[int, Stage], parts: Parts, findings: Findings, *
                 break
 
 
-def _uses(stage: Stage, part: str) -> bool:
+def check_taught(stages: Mapping[int, Stage], parts: Parts, findings: Findings) -> None:
+    """Checks that a head that learns without outcomes is also taught what to answer."""
+    plan = parts.get("head")
+    if plan is None or learns(plan) != "self_supervised":
+        return
+    named = [stage for stage in stages.values() if "head" in parts_of(stage)]
+    if named and not any(isinstance(stage, TrainStage) for stage in named):
+        findings.add(
+            ("head",),
+            f"{plan.use} learns what to answer from outcomes, which a fit stage does not see. "
+            + _advice("head", plan),
+        )
+
+
+def _uses(stage: Stage, part: str, parts: Parts) -> bool:
     """Whether a stage computes with the result of a part."""
     if isinstance(stage, TrainStage):
+        return True
+    head = parts.get("head")
+    if "head" in parts_of(stage) and head is not None and learns(head) in FITTED:
         return True
     modality, _, role = part.partition(".")
     return role == "encoder" and f"{modality}.raiser" in parts_of(stage)

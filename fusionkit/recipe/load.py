@@ -127,6 +127,7 @@ def load_text(
     if shape.recipe is not None:
         is_scaled = any(node.standardize for node in shape.recipe.modalities.values())
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)
+        checks.check_taught(stages, plans, findings)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
         if not shape.doubtful & {"split", "seeds"}:

@@ -243,10 +243,10 @@ Split = Annotated[HoldoutSplit | FoldSplit | ColumnSplit, Field(discriminator="s
 class EvaluationNode(Node):
     """How logits become a subject's probability, and what the report says about it."""
 
-    views: Literal["mean_logit", "mean_probability"] = "mean_logit"
-    """How the views of a sample become one."""
-    samples: Literal["mean_probability", "mean_logit", "max_probability"] = "mean_probability"
-    """How the samples of a subject become one."""
+    views: Literal["mean_logit", "mean_probability", "vote"] = "mean_logit"
+    """How the views of a sample become one; vote: each class has the share of views that call it."""
+    samples: Literal["mean_probability", "mean_logit", "max_probability", "vote"] = "mean_probability"
+    """How the samples of a subject become one; vote: each class has the share of samples that call it."""
     threshold: Annotated[float, Field(ge=0, le=1)] | Literal["validation"] = 0.5
     """Probability from which a subject is called positive; validation: the best balanced accuracy there."""
     interval: float = Field(0.95, gt=0.5, lt=1)

@@ -114,6 +114,18 @@ def find_not_finite(
     experiment: Experiment, model: FusionModel, batch: Mapping[str, ModalityBatch]
 ) -> tuple[str, NDArray[Any]] | None:
     """Returns the first part whose output is not finite, and for which rows of a batch; None if it all is."""
+    found = find_not_finite_before_head(experiment, model, batch)
+    if found is not None:
+        return found
+    with torch.no_grad():
+        is_bad = ~torch.isfinite(model(batch)).all(1)
+    return ("head", is_bad.nonzero().squeeze(1).cpu().numpy()) if bool(is_bad.any()) else None
+
+
+def find_not_finite_before_head(
+    experiment: Experiment, model: FusionModel, batch: Mapping[str, ModalityBatch]
+) -> tuple[str, NDArray[Any]] | None:
+    """Returns the same of what comes before the head."""
     with torch.no_grad():
         for modality, part in batch.items():
             here = part.present.nonzero().squeeze(1)
@@ -121,8 +133,7 @@ def find_not_finite(
                 is_bad = ~_is_allowed(experiment, path, values).all(1)
                 if bool(is_bad.any()):
                     return path, here[is_bad].cpu().numpy()
-        is_bad = ~torch.isfinite(model(batch)).all(1)
-    return ("head", is_bad.nonzero().squeeze(1).cpu().numpy()) if bool(is_bad.any()) else None
+    return None
 
 
 def _is_allowed(experiment: Experiment, path: str, values: Tensor) -> Tensor:

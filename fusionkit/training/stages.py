@@ -21,8 +21,13 @@ from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
 from fusionkit.store import FORMAT, Artefact, address_of
 from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
+from fusionkit.training.joined import head_inputs, head_units
+from fusionkit.training.memory import take_rows
 from fusionkit.training.supervised import run_pretrain, run_train
 from fusionkit.training.train import LOOP_VERSION, Loop, delete_checkpoint, run_loop
+
+EXTRA_STATE = "_extra_state"
+"""Torch's key of what get_extra_state gives."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,24 @@ class _Planner:
     def _add_fit(self, path: str, stage: FitStage | TrainStage) -> None:
         if self._learns(path) not in ("closed_form", "self_supervised"):
             return
-        modality = path.split(".")[0]
-        rows = self._rows([modality], self.fold.train)
+        if path == "head":
+            self._add_scales(stage)
+            modalities, chain = self.experiment.modalities, self.experiment.factory.paths()
+        else:
+            modalities = [path.split(".")[0]]
+            chain = self.experiment.factory.chain(modalities[0])
+        rows = self._rows(modalities, self.fold.train)
         if isinstance(stage, FitStage) and stage.rows == "subject":
             rows = self._one_per_subject(rows)
-        chain = self.experiment.factory.chain(modality)
         self._append("fit", stage, [path], chain[: chain.index(path) + 1], rows, ())
+
+    def _add_scales(self, stage: FitStage | TrainStage) -> None:
+        """Fits the scales that are not fitted yet: the head is about to see what they give."""
+        for name in self.experiment.modalities:
+            path = f"{name}.scale"
+            if path in self.origins and not self.origins[path].is_learned:
+                chain = self.experiment.factory.chain(name)
+                self._append("fit", stage, [path], chain, self._rows([name], self.fold.train), ())
 
     def _add_train(self, stage: TrainStage) -> None:
         for path in self._in_order(stage.train):
@@ -114,11 +131,7 @@ class _Planner:
         modalities = self.experiment.modalities
         # a head that learns nothing is named so that what comes into it is scaled
         if "head" in stage.train:
-            for name in modalities:
-                path = f"{name}.scale"
-                if path in self.origins and not self.origins[path].is_learned:
-                    chain = self.experiment.factory.chain(name)
-                    self._append("fit", stage, [path], chain, self._rows([name], self.fold.train), ())
+            self._add_scales(stage)
         rows, validation = (self._rows(modalities, rows) for rows in (self.fold.train, self.fold.validation))
         if learning:
             self._append("train", stage, learning, self.experiment.factory.paths(), rows, validation)
@@ -290,7 +303,7 @@ def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> No
         units = make_units(step.rows, experiment.reader(path.removesuffix(".scale")).n_views(training=True))
         module.fit_parts(chain_inputs(experiment, step.used, path, units))
         return
-    units = make_units(step.rows, 1, 0)
+    units = _units_of(experiment, step)
     inputs = _all_inputs(experiment, step, units)
     targets = torch.from_numpy(
         experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows])
@@ -310,12 +323,26 @@ def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> No
 
 
 def _shapes(module: Any) -> dict[str, Any]:
-    """Returns what `fit` must not change: the width of the result, and the shapes of all that is kept."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    """Returns what `fit` must not change: the width of the result, and the shapes of all that is kept.
+
+    But not that of torch's extra state, the bytes of a foreign model: nobody knows their number beforehand.
+    """
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if name.rpartition(".")[2] != EXTRA_STATE
+    }
     return {"output_dim": getattr(module, "output_dim", None), **shapes}
 
 
+def _units_of(experiment: Experiment, step: Step) -> Units:
+    """Returns what a part is fitted on: a head sees what it would be trained on, others each row as it is."""
+    return head_units(experiment, step) if step.learned == ("head",) else make_units(step.rows, 1, 0)
+
+
 def _all_inputs(experiment: Experiment, step: Step, units: Units) -> Any:
+    if step.learned == ("head",):
+        return head_inputs(experiment, step.used, units)
     parts = list(chain_inputs(experiment, step.used, step.learned[0], units))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -325,9 +352,9 @@ def _fit_self_supervised(
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     path = step.learned[0]
     stage = cast(FitStage, step.stage)
-    units = make_units(step.rows, 1, 0)
+    units = _units_of(experiment, step)
     select = _selector(experiment, step, units)
-    rows = np.asarray(step.rows)
+    rows = units.rows
     parts = cut_batches(len(rows), stage.batch_size)
 
     def batches(epoch: int) -> list[NDArray[np.int64]]:
@@ -356,9 +383,9 @@ def _fit_self_supervised(
 
 def _selector(experiment: Experiment, step: Step, units: Units) -> Callable[[NDArray[np.int64]], Any]:
     """Returns what gives a batch of units to a part: of features, which are kept, or raw, which are read."""
-    modality, kind = step.learned[0].split(".")
+    modality, _, kind = step.learned[0].partition(".")
     if kind == "encoder":
         reader = experiment.reader(modality)
         return lambda index: experiment.to_device(reader.read(units.take(index), training=True))
     inputs = _all_inputs(experiment, step, units)
-    return lambda index: inputs[torch.from_numpy(index)]
+    return lambda index: take_rows(inputs, torch.from_numpy(index))

@@ -377,8 +377,16 @@ def predict_pretrained(
 
 
 def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:
-    """Maps logits (n, views, k) to probabilities (n, k): of the mean logit, or the mean of the views' own."""
+    """Maps logits (n, views, k) to probabilities (n, k).
+
+    Of the mean logit; or the mean of the views' own; or the share of views that call each class, where a view
+    that does not decide between classes gives each of them its part.
+    """
     values = torch.from_numpy(logits).double()
     if views == "mean_logit":
         return experiment.task.probabilities(values.mean(1)).numpy()
-    return experiment.task.probabilities(values).mean(1).numpy()
+    probabilities = experiment.task.probabilities(values)
+    if views == "vote":
+        is_called = (probabilities == probabilities.amax(-1, keepdim=True)).double()
+        probabilities = is_called / is_called.sum(-1, keepdim=True)
+    return probabilities.mean(1).numpy()

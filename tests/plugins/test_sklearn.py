@@ -1,0 +1,270 @@
+"""The sklearn head against scikit-learn and LightGBM themselves, and through bytes."""
+
+from __future__ import annotations
+
+import json
+
+import lightgbm
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load, save
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.svm import SVC
+
+import fusionkit_sklearn
+from fusionkit.errors import DataError, IntegrityError, PluginError
+from fusionkit.registry import Registry
+from fusionkit.specs import HeadSpec
+from fusionkit_sklearn import SklearnConfig
+
+(CARD,) = fusionkit_sklearn.fusionkit_components()
+DIMS = {"image": 6, "emr": 3}
+MODELS = {
+    "logistic_regression": {"C": 0.3},
+    "svm": {"C": 2.0},
+    "random_forest": {"n_trees": 7, "max_depth": 4, "min_leaf": 2},
+    "boosted_trees": {"n_trees": 9, "n_leaves": 5, "min_leaf": 3, "learning_rate": 0.2},
+}
+
+
+def build(output_dim: int = 2, **options):
+    return CARD.build(SklearnConfig(**options), DIMS, output_dim)
+
+
+def rows_of(n_rows: int, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    features = {name: torch.randn(n_rows, dim, generator=generator) for name, dim in DIMS.items()}
+    return features, dict.fromkeys(DIMS, torch.ones(n_rows, dtype=torch.bool))
+
+
+def targets_of(features, n_classes: int):
+    score = features["image"][:, 0] + 0.5 * features["emr"][:, 1]
+    return torch.bucketize(score, torch.linspace(-0.6, 0.6, n_classes + 1)[1:-1])
+
+
+def joined(features) -> np.ndarray:
+    return np.concatenate([features["image"].numpy(), features["emr"].numpy()], 1).astype(np.float64)
+
+
+def fitted(n_classes: int = 2, n_rows: int = 80, **options):
+    features, present = rows_of(n_rows)
+    head = build(n_classes, **options)
+    targets = targets_of(features, n_classes)
+    assert head.fit((features, present), targets, seed=5) is head
+    return head, joined(features), targets.numpy()
+
+
+def oracle(model: str, rows, codes, new, n_classes: int, **options) -> np.ndarray:
+    """What the libraries say, asked as their own manuals do."""
+    if model == "logistic_regression":
+        theirs = LogisticRegression(C=options["C"], max_iter=10_000).fit(rows, codes)
+    elif model == "svm":
+        folds = StratifiedKFold(5, shuffle=True, random_state=5)
+        svc = SVC(C=options["C"], kernel=options.get("kernel", "rbf"), gamma="scale")
+        theirs = CalibratedClassifierCV(svc, cv=folds, ensemble=False)
+        if n_classes > 2:
+            theirs = OneVsRestClassifier(theirs)
+        theirs.fit(rows, codes)
+    elif model == "random_forest":
+        theirs = RandomForestClassifier(7, max_depth=4, min_samples_leaf=2, random_state=5).fit(rows, codes)
+    else:
+        theirs = lightgbm.LGBMClassifier(
+            n_estimators=9,
+            num_leaves=5,
+            min_child_samples=3,
+            learning_rate=0.2,
+            random_state=5,
+            deterministic=True,
+            force_row_wise=True,
+            n_jobs=1,
+            verbosity=-1,
+        ).fit(rows, codes)
+        return theirs.booster_.predict(new) if n_classes > 2 else theirs.predict_proba(np.asarray(new))
+    return theirs.predict_proba(new)
+
+
+def test_the_card_is_found_through_the_entry_point():
+    assert Registry.discover().card(HeadSpec, "sklearn") is CARD
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_probabilities_are_the_librarys(model, n_classes):
+    head, rows, codes = fitted(n_classes, model=model, **MODELS[model])
+    features, present = rows_of(40, seed=1)
+    found = head(features, present).double().softmax(1).numpy()
+    expected = oracle(model, rows, codes, joined(features), n_classes, **MODELS[model])
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert found.std(0).min() > 0.05, "an oracle that always says the same would prove nothing"
+
+
+def test_a_linear_machine_is_the_librarys_too():
+    head, rows, codes = fitted(model="svm", kernel="linear", C=0.5)
+    features, present = rows_of(40, seed=1)
+    expected = oracle("svm", rows, codes, joined(features), 2, C=0.5, kernel="linear")
+    np.testing.assert_allclose(head(features, present).double().softmax(1).numpy(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("pca", [None, 4])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_after_the_store_every_bit_is_as_before(model, n_classes, pca):
+    head, _, _ = fitted(n_classes, model=model, pca=pca, **MODELS[model])
+    features, present = rows_of(33, seed=2)
+    before = head(features, present)
+    state = load(save({name: tensor for name, tensor in head.state_dict().items()}))
+    assert {name: tensor.dtype for name, tensor in state.items()} == {"_extra_state": torch.uint8}
+    again = build(n_classes, model=model, pca=pca, **MODELS[model])
+    again.load_state_dict(state)
+    assert torch.equal(again(features, present), before)
+    assert torch.equal(again.state_dict()["_extra_state"], head.state_dict()["_extra_state"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_fit_is_a_function_of_rows_and_seed(model):
+    one, _, _ = fitted(model=model, **MODELS[model])
+    two, _, _ = fitted(model=model, **MODELS[model])
+    assert torch.equal(one.get_extra_state(), two.get_extra_state())
+    features, present = rows_of(50, seed=9)
+    two.fit((features, present), targets_of(features, 2), seed=5)
+    fresh = build(model=model, **MODELS[model])
+    fresh.fit((features, present), targets_of(features, 2), seed=5)
+    assert torch.equal(two.get_extra_state(), fresh.get_extra_state()), "an earlier fit is forgotten"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_row_does_not_depend_on_its_neighbours(model):
+    head, _, _ = fitted(model=model, **MODELS[model])
+    features, present = rows_of(5)
+    whole = head(features, present)
+    for row in range(5):
+        alone = head(
+            {n: v[row : row + 1] for n, v in features.items()}, {n: p[:1] for n, p in present.items()}
+        )
+        torch.testing.assert_close(alone, whole[row : row + 1])
+    nothing = head({n: v[:0] for n, v in features.items()}, {n: p[:0] for n, p in present.items()})
+    assert nothing.shape == (0, 2)
+
+
+def test_principal_components_are_scikit_learns():
+    head, rows, codes = fitted(model="logistic_regression", pca=4)
+    features, present = rows_of(40, seed=1)
+    pca = PCA(4, svd_solver="full").fit(rows)
+    theirs = LogisticRegression(max_iter=10_000).fit(pca.transform(rows), codes)
+    expected = theirs.predict_proba(pca.transform(joined(features)))
+    np.testing.assert_allclose(head(features, present).double().softmax(1).numpy(), expected, atol=1e-6)
+
+
+def test_there_are_no_more_components_than_the_features_have():
+    wide, _, _ = fitted(pca=1000)
+    assert wide.arrays["pca.components"].shape == (9, 9)
+    few, _, _ = fitted(pca=1000, n_rows=8)
+    assert few.arrays["pca.components"].shape == (8, 9)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_balanced_classes_weigh_the_same(model):
+    features, present = rows_of(120)
+    targets = (
+        features["image"][:, 0] + torch.randn(120, generator=torch.Generator().manual_seed(3)) > 1.3
+    ).long()
+    means = []
+    for balanced in (False, True):
+        head = build(model=model, balanced=balanced, **MODELS[model])
+        head.fit((features, present), targets, seed=0)
+        means.append(float(head(features, present).softmax(1)[:, 1].mean()))
+    share = float(targets.float().mean())
+    if model == "svm":  # Platt's sigmoid is fitted on unweighted rows: it undoes the shift
+        assert abs(means[1] - share) < 0.1
+    else:
+        assert means[1] > means[0] + 0.05
+
+
+def test_a_forest_that_is_certain_has_finite_logits():
+    head, _, _ = fitted(model="random_forest", n_trees=3, min_leaf=1)
+    features, present = rows_of(80)
+    logits = head(features, present)
+    assert torch.isfinite(logits).all()
+    assert float(logits.min()) == pytest.approx(np.log(1e-7))
+
+
+def test_a_head_that_was_not_fitted_says_so():
+    with pytest.raises(PluginError) as error:
+        build()(*rows_of(2))
+    assert str(error.value) == "sklearn: not fitted yet. Name the head in a fit or train stage."
+
+
+def test_too_few_rows_of_a_class_are_one_sentence():
+    features, present = rows_of(5)
+    with pytest.raises(DataError) as error:
+        build().fit((features, present), torch.tensor([0, 0, 0, 0, 1]), seed=0)
+    assert str(error.value) == (
+        "head: sklearn needs two training rows of every class (there are 4, 1). Use more data or fewer "
+        "folds; where only one class has a modality, set evaluation.modalities_alone: false."
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-3],
+        lambda data: b"\x00" * len(data),
+        lambda data: b"no safetensors file",
+        lambda data: data.replace(b"__metadata__", b"__metadato__"),
+    ],
+)
+def test_bytes_that_are_not_what_was_written_are_refused(spoil):
+    head, _, _ = fitted()
+    data = spoil(head.get_extra_state().numpy().tobytes())
+    with pytest.raises(IntegrityError, match="what sklearn learned cannot be read"):
+        build().set_extra_state(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+
+
+def test_bytes_of_another_model_are_refused():
+    head, _, _ = fitted(model="random_forest", **MODELS["random_forest"])
+    with pytest.raises(IntegrityError, match="what sklearn learned is another model's"):
+        build(model="svm").set_extra_state(head.get_extra_state())
+
+
+# options
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"model": "svm", "n_trees": 5},
+            "n_trees: no option of svm, whose options are C, kernel, gamma, besides pca and balanced",
+        ),
+        (
+            {"model": "random_forest", "C": 1.0, "gamma": "scale"},
+            "C and gamma: no option of random_forest, whose options are n_trees, max_depth, min_leaf, "
+            "besides pca and balanced",
+        ),
+    ],
+)
+def test_an_option_of_another_model_is_refused(options, said):
+    with pytest.raises(ValidationError) as error:
+        SklearnConfig(**options)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_resolved_holds_the_models_own_options_and_is_read_again(model):
+    config = SklearnConfig(model=model, **MODELS[model])
+    resolved = json.loads(config.model_dump_json())
+    assert set(resolved) == {"model", "pca", "balanced", *fusionkit_sklearn.OWN[model]}
+    assert SklearnConfig(**resolved).model_dump() == config.model_dump()
+
+
+def test_every_option_belongs_to_some_model():
+    own = {name for names in fusionkit_sklearn.OWN.values() for name in names}
+    assert own | set(fusionkit_sklearn.SHARED) == set(SklearnConfig.model_fields)
