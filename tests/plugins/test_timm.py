@@ -9,6 +9,7 @@ from torch import nn
 from toy_images import FOLD, RECIPE, make_experiment, make_registry
 
 import fusionkit_timm
+import fusionkit_vgg
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.registry import Registry
 from fusionkit.specs import ColumnSpec, EncoderSpec, ImageOptions
@@ -111,6 +112,20 @@ def test_training_reaches_every_parameter(images):
         encoder.train()(images).sum().backward()
         without = [name for name, one in encoder.named_parameters() if one.grad is None]
         assert without == []
+
+
+@pytest.mark.slow
+def test_timms_vgg16_is_the_papers_with_the_same_file(tmp_path, images):
+    """One file of torchvision's names serves both; timm's stages 2, 3, 4 are the outputs of blocks 3, 4, 5."""
+    torch.manual_seed(0)
+    card = next(card for card in fusionkit_vgg.fusionkit_components() if card.name == "vgg16_multilevel")
+    ours = card.build(card.config(input=ImageOptions(size=64)), COLUMNS).eval()
+    path = tmp_path / "vgg16.safetensors"
+    save_file({f"features.{name}": tensor for name, tensor in ours.features.state_dict().items()}, path)
+    encoder = build("vgg16", stages=(2, 3, 4), weights=str(path))
+    assert encoder.output_dim == 1280
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(images), ours(images), rtol=1e-4, atol=1e-5)
 
 
 # options that are wrong
