@@ -116,7 +116,7 @@ def test_training_reaches_every_parameter(images):
 
 @pytest.mark.slow
 def test_timms_vgg16_is_the_papers_with_the_same_file(tmp_path, images):
-    """One file of torchvision's names serves both; timm's stages 2, 3, 4 are the outputs of blocks 3, 4, 5."""
+    """One file of torchvision's names serves both; stages 2, 3, 4 of timm are blocks 3, 4, 5."""
     torch.manual_seed(0)
     card = next(card for card in fusionkit_vgg.fusionkit_components() if card.name == "vgg16_multilevel")
     ours = card.build(card.config(input=ImageOptions(size=64)), COLUMNS).eval()
