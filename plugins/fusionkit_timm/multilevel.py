@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fusionkit import ColumnSpec, DataError, ImageInput, InputSpec, RecipeError, load_weights, suggest
+from fusionkit import ColumnSpec, DataError, ImageInput, InputSpec, RecipeError, load_weights
 
 if TYPE_CHECKING:
     from fusionkit_timm import TimmConfig
@@ -96,7 +97,12 @@ def _create(config: TimmConfig, tile: int) -> Any:
     """Returns timm's network without its classifier; nothing is fetched unless the option asks for it."""
     name = config.model
     if not timm.is_model(name):
-        raise RecipeError(f"model: timm has no such network ({name}). {suggest(name, timm.list_models())}")
+        known = timm.list_models()
+        near = difflib.get_close_matches(name, known, n=5)
+        hint = f"Near it: {', '.join(near)}. " if near else ""
+        raise RecipeError(
+            f"model: timm has no such network ({name}). {hint}`timm.list_models()` names all {len(known)}."
+        )
     pretrained = timm.get_pretrained_cfg(name)
     # a transformer's grid of positions is made for one size of picture
     is_fixed = pretrained is not None and pretrained.fixed_input_size

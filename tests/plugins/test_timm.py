@@ -134,7 +134,8 @@ def test_timms_vgg16_is_the_papers_with_the_same_file(tmp_path, images):
 def test_an_unknown_network_is_one_sentence_with_the_nearest_name():
     with pytest.raises(RecipeError) as error:
         build("resnet81")
-    assert str(error.value).startswith("model: timm has no such network (resnet81). Did you mean 'resnet")
+    assert str(error.value).startswith("model: timm has no such network (resnet81). Near it: resnet")
+    assert str(error.value).endswith(f". `timm.list_models()` names all {len(timm.list_models())}.")
     with pytest.raises(RecipeError, match=r"no such network \(hf-hub:someone/resnet\)"):
         build("hf-hub:someone/resnet")
 
