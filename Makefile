@@ -13,7 +13,7 @@ slow: .venv/.installed-dev
 	FUSIONKIT_SLOW=1 .venv/bin/pytest -m slow
 
 # some 8 minutes on an idle machine; writes bench/results/ and docs/performance.png
-bench: .venv/.installed-bench
+bench: .venv/.installed
 	.venv/bin/python bench/run.py
 	.venv/bin/python bench/figure.py
 
@@ -32,10 +32,6 @@ check: .venv/.installed-dev
 .venv/.installed: pyproject.toml | .venv/.created
 	.venv/bin/pip install --quiet -e .
 	touch $@
-
-.venv/.installed-bench: pyproject.toml | .venv/.created
-	.venv/bin/pip install --quiet -e '.[bench]'
-	touch $@ .venv/.installed
 
 .venv/.installed-dev: pyproject.toml | .venv/.created
 	.venv/bin/pip install --quiet -e '.[dev]'

@@ -10,10 +10,12 @@ import torch
 
 from fusionkit.data.batches import make_units
 from fusionkit.data.splits import Fold
+from fusionkit.interfaces import Tell
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import LoopOptions
-from fusionkit.training.experiment import Experiment, Feed, Origin, Tell
+from fusionkit.store import using
+from fusionkit.training.experiment import Experiment, Feed, Origin
 from fusionkit.training.stages import Plan, Step
 
 PROBE_ROWS = 32
@@ -23,7 +25,12 @@ TRAINING_COST = 3.0
 
 def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
     """Plans every model of a run and compares it with the store; JSON values."""
-    prepared = prepare(loaded, places, tell)
+    with using(places.store):
+        return _plan_work(loaded, places, tell)
+
+
+def _plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
+    prepared = prepare(loaded, places, tell, fetches=False)
     steps: dict[str, Step] = {}
     features: dict[tuple[str, str], set[bytes]] = {}
     for name, fold, _, plan in plan_all(prepared):

@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 
 from fusionkit import __version__
+from fusionkit.data.audit import Audit, audit_data
+from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
-from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError, RecipeError, ResourceError
-from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, subject_outcomes
+from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
+from fusionkit.interfaces import Tell
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
 from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
-from fusionkit.prepare import Places, check_manifest, read_manifest
+from fusionkit.prepare import Places, outcomes_of, read_manifest
 from fusionkit.recipe.dialect import dump_yaml, parse
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage
 from fusionkit.registry import Registry
@@ -30,10 +32,12 @@ from fusionkit.run import RunResult, last_pretraining, make_run_folder, write_en
 from fusionkit.store import address_of, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Experiment, Tell
-from fusionkit.training.supervised import link, predict_pretrained
+from fusionkit.training.experiment import Experiment
+from fusionkit.training.supervised import mean_of_members, predict_pretrained
 
 N_NAMED = 10
+KEPT_WARNINGS = ("record", "subject")
+"""What the audit may warn of that matters where nothing is learned; no advice on which columns to use."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,12 @@ def evaluate(
 
 def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folder: Path) -> dict[str, Any]:
     loaded = learned.loaded
-    device = choose_device(loaded.recipe.training)
+    device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     tell("reading", {"source": loaded.source_plan.use})
     manifest = _read(learned, places, device.threads)
     task = Classification(manifest.classes)
     first = next(iter(make_experiments(learned, manifest, places, tell).values()))
+    audit = _audit(learned, first)
     overlap = _find_overlap(learned, first, seen)
     manifest = _without(manifest, overlap, seen)
     evaluation = loaded.recipe.evaluation
@@ -137,6 +142,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
         seed=loaded.recipe.seed,
         is_simulated=manifest.is_simulated,
     )
+    report["warnings"] += [found.message for found in audit.warnings if found.check in KEPT_WARNINGS]
     report["warnings"] += _warnings(learned, first, overlap, seen, answering)
     run = {"folder": str(learned.folder.resolve()), "index": address_of(learned.index)}
     sums = {key: learned.index[key] for key in ("files", "sha256", "seen")}
@@ -169,14 +175,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
 
 
 def _outcomes(learned: LearnedRun, manifest: Manifest, task: Classification) -> Mapping[str, int]:
-    own = manifest.subject_outcomes
-    outcomes = subject_outcomes(
-        manifest.subjects,
-        task.encode(manifest.outcomes),
-        task.classes,
-        given=None if own is None else task.encode(own),
-        rule=learned.loaded.recipe.evaluation.subject_outcome,
-    )
+    outcomes = outcomes_of(learned.loaded.recipe.evaluation.subject_outcome, manifest, task)
     if all(code < 0 for code in outcomes.values()):
         use = learned.loaded.source_plan.use
         raise DataError(f"{use}: no subject has an outcome. Name its column, or say predict.")
@@ -184,7 +183,7 @@ def _outcomes(learned: LearnedRun, manifest: Manifest, task: Classification) -> 
 
 
 def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
-    """Reads and checks the other data; raises DataError if their classes are not those that were learned."""
+    """Reads the other data; raises DataError if their classes or columns are not those that were learned."""
     loaded, classes = learned.loaded, tuple(learned.index["classes"])
     if tuple(loaded.source.classes) != classes:
         raise DataError(
@@ -192,18 +191,37 @@ def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
             f"({', '.join(loaded.source.classes)}). The run knows: {', '.join(classes)}."
         )
     manifest = read_manifest(loaded, places, workers)
-    try:
-        check_manifest(loaded, manifest)
-    except DataError as error:
-        raise DataError([*error.problems, *_hints(learned, manifest)]) from None
+    manifest.require_columns(loaded.used_columns, "modalities")
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
 
 
-def _hints(learned: LearnedRun, manifest: Manifest) -> list[str]:
+def _audit(learned: LearnedRun, experiment: Experiment) -> Audit:
+    """Looks at the other data as a run looks at its own; raises DataError with every problem."""
+    problems: list[Finding] = []
+    outcomes: Mapping[str, int] = {}
+    try:
+        outcomes = _outcomes(learned, experiment.manifest, experiment.task)
+    except DataError as error:
+        problems = [Finding("outcome", sentence) for sentence in error.problems]
+    audit = audit_data(
+        learned.loaded,
+        experiment.manifest,
+        {name: experiment.reader(name) for name in experiment.modalities},
+        outcomes,
+        (),
+        experiment.store,
+        threads=experiment.device.threads,
+        tell=lambda done, total: experiment.tell("auditing", {"done": done, "total": total}),
+    )
+    audit = replace(audit, errors=[*audit.errors, *problems])
+    if audit.errors:
+        raise DataError([*audit.problems(), *_hints(learned, audit)])
+    return audit
+
+
+def _hints(learned: LearnedRun, audit: Audit) -> list[str]:
     """Returns what to do where cells of other data are outside the declarations of the run's own."""
-    declared = learned.loaded.source_plan.options.get("columns")
-    used = set(learned.loaded.used_columns)
-    if not declared or not check_table(manifest, {name: manifest.schema[name] for name in used}):
+    if not learned.loaded.source_plan.options.get("columns") or not audit.n_bad_cells:
         return []
     return [
         "evaluate: other data may declare what is missing, and a wider range: "
@@ -247,6 +265,7 @@ def _without(manifest: Manifest, overlap: _Overlap, seen: Seen) -> Manifest:
         outcomes=kept(manifest.outcomes),
         cells=manifest.cells[rows],
         subject_outcomes=None if own is None else kept(own),
+        checksums={name: kept(sums) for name, sums in manifest.checksums.items()},
     )
 
 
@@ -332,12 +351,11 @@ def _pretrained_probabilities(
     learned: LearnedRun, experiment: Experiment, model: str, stage: PretrainStage, rows: Sequence[int]
 ) -> FloatArray:
     views = learned.loaded.recipe.evaluation.views
-    logits = [
+    logits = (
         predict_pretrained(experiment, stage, origins[stage.pretrain], rows)
         for origins in learned.members(model)
-    ]
-    mean: FloatArray = np.mean([link(experiment, each, views) for each in logits], axis=0)
-    return mean
+    )
+    return mean_of_members(experiment, logits, views)
 
 
 def _warnings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Cells = Mapping[str, "str | Path | None"]
 """One row's cells of one modality: column -> text, or the file's path; None where the cell is missing."""
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Who is told what happens: the name of an event, and its data."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Source(Protocol):
     simulated: bool
 
     def read(self, context: SourceContext) -> Manifest:
-        """Reads every row; raises DataError with all problems at once."""
+        """Reads every row; raises DataError where there can be none, else leaves problems to the manifest."""
         ...
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fusionkit.errors import FusionkitError, one_line
+from fusionkit.interfaces import Tell
 from fusionkit.locks import Busy
 from fusionkit.prepare import Places, prepare
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
-from fusionkit.training.experiment import Experiment, Tell
+from fusionkit.sweep import Worker
+from fusionkit.training.experiment import Experiment
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 
 PAUSE_SECONDS = 1.0
@@ -30,6 +32,9 @@ TOLD = (
     "still_reading",
     "job_failed",
     "job_finished",
+    "experiment_started",
+    "experiment_finished",
+    "experiment_failed",
 )
 
 
@@ -70,6 +75,12 @@ def _compute(task: Mapping[str, Any], tell: Tell) -> None:
     """Computes what no other process is at: its own share first, then the others', until nothing is left."""
     registry = Registry.discover(task["plugins"])
     places = Places(Path(task["data"]), Path(task["store"]), Path(task["runs"]))
+    if "recipes" in task:  # of a sweep
+        recipes = {
+            label: load_text(text, registry, data_root=places.data) for label, text in task["recipes"].items()
+        }
+        Worker(recipes, places, tell).work(list(recipes))
+        return
     loaded = load_text(task["recipe"], registry, data_root=places.data)
     prepared = prepare(loaded, places, tell, waits=False)
     units = [(fold, member) for fold in prepared.folds for member in range(loaded.recipe.seeds)]

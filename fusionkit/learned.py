@@ -19,7 +19,7 @@ from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.recipe.load import LoadedRecipe, load_text
 from fusionkit.registry import Registry
-from fusionkit.run_folder import why_unfinished
+from fusionkit.run_folder import hinting_at_plugins, why_unfinished
 from fusionkit.store import (
     Artefact,
     Store,
@@ -261,7 +261,8 @@ def open_run(folder: Path, registry: Registry, data_root: Path, overrides: Seque
         raise IntegrityError(f"{folder}: the run folder is broken ({error}). Run the recipe again.") from None
     _check_artefacts(folder, index)
     name = str(folder / "resolved.yaml")
-    loaded = load_text(text, registry, name=name, overrides=_of_source(overrides), data_root=data_root)
+    with hinting_at_plugins(folder, registry):
+        loaded = load_text(text, registry, name=name, overrides=_of_source(overrides), data_root=data_root)
     redeclared = _check_columns(folder, index, loaded, MAY_DIFFER if overrides else ())
     return LearnedRun(folder, loaded, index, thresholds, redeclared)
 

@@ -7,20 +7,19 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
+
+from fusionkit.interfaces import Tell
 
 WAIT_SECONDS = 2.0
 """How long one waits before saying so."""
 REMIND_SECONDS = 60.0
-
-Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)

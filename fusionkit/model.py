@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -12,9 +12,17 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from fusionkit.errors import FusionkitError, PluginError, is_out_of_memory, one_line
+from fusionkit.errors import (
+    DataError,
+    FusionkitError,
+    IntegrityError,
+    PluginError,
+    is_out_of_memory,
+    one_line,
+)
+from fusionkit.network import refused_network
 from fusionkit.recipe.checks import learns
-from fusionkit.recipe.components import resolve_files
+from fusionkit.recipe.components import data_files, file_options, resolve_files
 from fusionkit.recipe.load import LoadedRecipe, PartPlan
 from fusionkit.specs import ColumnSpec, Learns
 
@@ -204,12 +212,22 @@ def state_digest(module: nn.Module) -> str:
 
 
 class PartFactory:
-    """Builds parts in their initial state, each from its own seed, and knows their origins."""
+    """Builds parts in their initial state, each from its own seed, and knows their origins.
 
-    def __init__(self, loaded: LoadedRecipe, output_dim: int, data_root: Path) -> None:
+    Args:
+        loaded: The recipe.
+        output_dim: Width of the head's output.
+        data_root: Folder that relative paths of weights resolve under.
+        fetches: Whether a part may fetch from the network what it learned elsewhere.
+    """
+
+    def __init__(
+        self, loaded: LoadedRecipe, output_dim: int, data_root: Path, *, fetches: bool = True
+    ) -> None:
         self.loaded = loaded
         self.output_dim = output_dim
         self.data_root = data_root
+        self.fetches = fetches
         self._dims: dict[str, int] = {}
         self._origins: dict[tuple[str, int], str] = {}
 
@@ -253,8 +271,16 @@ class PartFactory:
             given = (columns,)
         else:
             given = (self.output_dim_of(f"{plan.modality}.encoder"),)
-        with calling(plan.path, f"build of {plan.use}"):
-            module = card.build(config, *given)
+        with nullcontext() if self.fetches else refused_network() as refusal:
+            try:
+                with calling(plan.path, f"build of {plan.use}"):
+                    module = card.build(config, *given)
+            except FusionkitError as error:
+                if refusal is not None and refusal.was_asked:
+                    raise DataError(_not_here(plan)) from error
+                if isinstance(error, DataError | IntegrityError):
+                    raise type(error)(_located(plan, error.problems, self.data_root)) from error
+                raise
         return _checked(module, plan)
 
     def output_dim_of(self, path: str) -> int:
@@ -276,6 +302,37 @@ class PartFactory:
                 self._dims.setdefault(path, int(cast(Any, module).output_dim))
             self._origins[path, seed] = state_digest(module)
         return self._origins[path, seed]
+
+
+def _node(plan: PartPlan) -> str:
+    """Returns a part's place in the recipe."""
+    return plan.path if plan.path == "head" else f"modalities.{plan.path}"
+
+
+def _not_here(plan: PartPlan) -> str:
+    """Says that a part would have to fetch, and names the option that asks for it."""
+    words = {name: getattr(plan.config, name) for name in file_options(plan.config)}
+    named = [name for name, word in words.items() if word in plan.config.not_files]
+    where = ".".join([_node(plan), *named[:1]])
+    what = words[named[0]] if named else f"what {plan.use} learned elsewhere"
+    return (
+        f"{where}: not here yet ({what}), and only a run fetches it. Give `fusionkit run`, or name a file "
+        "that is here."
+    )
+
+
+def _located(plan: PartPlan, problems: Sequence[str], data_root: Path) -> list[str]:
+    """Returns what is wrong with a part's files, with the place in the recipe that names them."""
+    paths = {name: f"{path}: " for name, path in data_files(plan.config, data_root).items()}
+
+    def locate(problem: str) -> str:
+        for name, path in paths.items():
+            if problem.startswith(path):
+                return f"{_node(plan)}.{name}: {problem}"
+        is_option = problem.partition(": ")[0] in type(plan.config).model_fields
+        return f"{_node(plan)}{'.' if is_option else ': '}{problem}"
+
+    return [locate(problem) for problem in problems]
 
 
 def _checked(module: Any, plan: PartPlan) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +14,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.data.tables import read_table
+from fusionkit.data.tables import Encoding, read_table
 from fusionkit.errors import DataError, IntegrityError, suggest
 from fusionkit.evaluation.metrics import predict_classes
 from fusionkit.evaluation.report import FUSED
+from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
 from fusionkit.prepare import Places, check_manifest
-from fusionkit.store import Store
+from fusionkit.store import Store, using
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Experiment, Origin, Shared, Tell
-from fusionkit.training.supervised import link, predict_logits
+from fusionkit.training.experiment import Experiment, Origin, Shared
+from fusionkit.training.supervised import mean_of_members, predict_logits
 
 NO_MODEL = "none"
 N_NAMED = 5
@@ -83,15 +85,24 @@ class Answers:
         return text.getvalue()
 
 
-def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str | None) -> Manifest:
+def read_rows(
+    learned: LearnedRun, table: Path, images: Path | None, sample: str | None, encoding: Encoding = "utf-8"
+) -> Manifest:
     """Reads rows to predict: a table with the columns that the recipe's modalities read, or some of them.
+
+    Args:
+        learned: The run.
+        table: A CSV or Parquet file.
+        images: What its paths of files are relative to; else its folder.
+        sample: Column of the rows' ids.
+        encoding: How the bytes of a CSV file spell its text.
 
     Raises:
         DataError: Every problem: a modality with some columns absent; or else every file that is
             not there, and every value outside its column's declaration.
     """
     loaded = learned.loaded
-    frame = read_table(table)
+    frame = read_table(table, encoding)
     problems = []
     for modality, columns in loaded.columns.items():
         absent = [name for name in columns if name not in frame.columns]
@@ -122,6 +133,7 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
         classes=tuple(learned.index["classes"]),
         root=images or table.parent,
         is_simulated=learned.index["simulated"],
+        table=str(table),
     )
     check_manifest(loaded, manifest)
     return manifest
@@ -130,6 +142,14 @@ def read_rows(learned: LearnedRun, table: Path, images: Path | None, sample: str
 def predict(learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell) -> Answers:
     """Predicts every row: by the mean over folds and initialisations of the model that it allows."""
     experiments = make_experiments(learned, manifest, places, tell)
+    main = next(iter(experiments.values()))
+    # records need nothing of the store, which may then be one that cannot be written
+    is_used = any(main.reader(name).is_stored for name in main.modalities)
+    with using(places.store) if is_used else nullcontext():
+        return _predict(learned, manifest, experiments)
+
+
+def _predict(learned: LearnedRun, manifest: Manifest, experiments: Mapping[str, Experiment]) -> Answers:
     main = next(iter(experiments.values()))
     present = {name: main.reader(name).present(range(len(manifest))) for name in main.modalities}
     answering = [
@@ -164,11 +184,12 @@ def make_experiments(
 ) -> dict[str, Experiment]:
     """Returns the experiment of every model that learned, on other rows, the recipe as written first."""
     task = Classification(manifest.classes)
-    device = choose_device(learned.loaded.recipe.training)
+    recipe = learned.loaded.recipe
+    device = choose_device(recipe.training, n_jobs=recipe.n_jobs)  # as many threads as the run had here
     store, shared = Store(places.store, tell), Shared(artefacts=learned.artefact)
     experiments = {}
     for name in learned.models:
-        is_main = name == FUSED or len(learned.loaded.recipe.modalities) == 1
+        is_main = name == FUSED or len(recipe.modalities) == 1
         loaded = learned.loaded if is_main else learned.loaded.alone(name)
         factory = PartFactory(loaded, task.output_dim, places.data)
         experiments[name] = Experiment(factory, manifest, task, store, device, tell, shared)
@@ -208,13 +229,11 @@ def mean_probabilities(
     learned: LearnedRun, experiment: Experiment, name: str, rows: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Returns a model's probabilities (n, k) of some rows: the mean over its folds and initialisations."""
-    views = learned.loaded.recipe.evaluation.views
     members = learned.members(name)
-    total = np.zeros((len(rows), len(experiment.task.classes)))
     for origins in members:
         _check_unlearned(experiment, origins)
-        total += link(experiment, predict_logits(experiment, origins, rows), views)
-    return total / len(members)
+    logits = (predict_logits(experiment, origins, rows) for origins in members)
+    return mean_of_members(experiment, logits, learned.loaded.recipe.evaluation.views)
 
 
 def _check_unlearned(experiment: Experiment, origins: Mapping[str, Origin]) -> None:

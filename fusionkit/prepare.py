@@ -7,21 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fusionkit.data.audit import Audit, audit_data
+from fusionkit.data.audit import Audit, audit_data, check_rows
 from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
-from fusionkit.data.tables import check_table
 from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
 from fusionkit.evaluation.report import FUSED
-from fusionkit.interfaces import SourceContext
+from fusionkit.interfaces import SourceContext, Tell
 from fusionkit.model import PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
-from fusionkit.training.experiment import Experiment, Shared, Tell
+from fusionkit.training.experiment import Experiment, Shared
 from fusionkit.training.stages import Plan, plan_steps
 
 SubjectRule = Literal["unanimous", "any_positive"]
@@ -64,19 +63,43 @@ class Prepared:
         return next(iter(self.variants.values()))
 
 
-def prepare(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
-    """Reads the data, audits them and splits them; raises DataError with every problem."""
-    prepared = examine(loaded, places, tell, waits=waits)
+def prepare(
+    loaded: LoadedRecipe,
+    places: Places,
+    tell: Tell,
+    *,
+    waits: bool = True,
+    fetches: bool = True,
+    manifest: Manifest | None = None,
+) -> Prepared:
+    """Reads the data unless they are given, audits them and splits them; raises DataError with every problem.
+
+    Args:
+        loaded: The recipe.
+        places: Folders of data and store.
+        tell: Is told what happens.
+        waits: Whether to wait for what another process is computing.
+        fetches: Whether an encoder may fetch its weights from the network.
+        manifest: The data, where they have been read.
+    """
+    prepared = examine(loaded, places, tell, waits=waits, fetches=fetches, manifest=manifest)
     prepared.audit.raise_errors()
     return prepared
 
 
-def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = True) -> Prepared:
+def examine(
+    loaded: LoadedRecipe,
+    places: Places,
+    tell: Tell,
+    *,
+    waits: bool = True,
+    fetches: bool = True,
+    manifest: Manifest | None = None,
+) -> Prepared:
     """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
-    device = choose_device(recipe.training)
-    tell("reading", {"source": loaded.source_plan.use})
-    manifest = read_manifest(loaded, places, device.threads)
+    device = choose_device(recipe.training, n_jobs=recipe.n_jobs)
+    manifest = manifest or _read(loaded, places, device.threads, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
     task = Classification(manifest.classes)
     check_sample_rule(recipe.evaluation.samples, len(task.classes))
@@ -84,9 +107,10 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
     outcomes: dict[str, int] = {}
     folds: list[Fold] = []
     try:
-        outcomes = _subject_outcomes(recipe.evaluation.subject_outcome, manifest, task)
+        outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
         names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
-        folds = make_folds(recipe.split, manifest, names, recipe.seed)
+        if not manifest.problems:  # else what a split lacks may be what a row lacks
+            folds = make_folds(recipe.split, manifest, names, recipe.seed)
     except DataError as error:
         check = "split" if outcomes else "outcome"
         problems = [Finding(check, sentence) for sentence in error.problems]
@@ -96,7 +120,7 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
         def tell_of(event: str, data: Mapping[str, Any]) -> None:
             tell(event, {"model": name, **data})
 
-        factory = PartFactory(variant, task.output_dim, places.data)
+        factory = PartFactory(variant, task.output_dim, places.data, fetches=fetches)
         return Experiment(factory, manifest, task, store, device, tell_of, shared)
 
     modalities = list(recipe.modalities)
@@ -125,6 +149,11 @@ def examine(loaded: LoadedRecipe, places: Places, tell: Tell, *, waits: bool = T
     return Prepared(variants, folds, outcomes, audit)
 
 
+def _read(loaded: LoadedRecipe, places: Places, workers: int, tell: Tell) -> Manifest:
+    tell("reading", {"source": loaded.source_plan.use})
+    return read_manifest(loaded, places, workers)
+
+
 def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
     """Reads the recipe's source."""
     context = SourceContext(places.data, places.store / "sources", workers)
@@ -136,23 +165,18 @@ def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     """Raises DataError that names every column and file not there, and every cell outside its declaration."""
     used = loaded.used_columns
     manifest.require_columns(used, "modalities")
-    schema = {name: manifest.schema[name] for name in used}
-    files = [name for name, spec in schema.items() if spec.kind == "file"]
-    problems = [*check_table(manifest, schema), *manifest.check_files(files)]
-    if problems:
-        raise DataError(problems)
+    check_rows(manifest, used).raise_errors()
 
 
-def _subject_outcomes(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
+def outcomes_of(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
+    """Returns each subject's class index, -1 where unknown; raises DataError where the data disagree."""
     given = manifest.subject_outcomes
-    return dict(
-        subject_outcomes(
-            manifest.subjects,
-            task.encode(manifest.outcomes),
-            task.classes,
-            given=None if given is None else task.encode(given),
-            rule=rule,
-        )
+    return subject_outcomes(
+        manifest.subjects,
+        task.encode(manifest.outcomes),
+        task.classes,
+        given=None if given is None else task.encode(given),
+        rule=rule,
     )
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionkit import __version__
+from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
+from fusionkit.evaluation.missing import Blanked, Blanks, blanked_models
 from fusionkit.evaluation.report import build_report, write_predictions_csv
+from fusionkit.interfaces import Tell
 from fusionkit.learned import Member, json_bytes, patterns_of, write_model
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
@@ -30,10 +33,10 @@ from fusionkit.run_folder import marked_unfinished
 from fusionkit.store import resource_error, using, write_atomic
 from fusionkit.training.checks import warn_of_parts
 from fusionkit.training.device import choose_device, describe_environment
-from fusionkit.training.experiment import Experiment, Origin, Tell
+from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.jobs import side_by_side
 from fusionkit.training.stages import Plan, run_steps
-from fusionkit.training.supervised import link, predict_logits, predict_pretrained
+from fusionkit.training.supervised import mean_of_members, predict_logits, predict_pretrained
 
 FloatArray = NDArray[np.float64]
 Plans = dict[tuple[str, int, int], list[Plan]]
@@ -71,32 +74,27 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
         _write_start(folder, loaded, registry)
         prepared = prepare(loaded, places, note)
         write_split(folder / "split.csv", prepared)
-        plans = _plan(prepared)
+        plans = plan_models(prepared)
         with side_by_side(_other_jobs(prepared, registry, places), note) as jobs:
-            predictions, members, computed = _compute(prepared, plans, note)
+            predictions, members, computed = compute_models(prepared, plans, note)
         computed += jobs.computed
         report = _report(loaded, prepared, predictions, members)
         _write_end(folder, prepared, predictions, report, members)
         note("run_finished", {"folder": str(folder), "computed": computed})
-    _point_latest(folder)
+    point_latest(folder)
     return RunResult(folder, report, computed)
 
 
 def _other_jobs(prepared: Prepared, registry: Registry, places: Places) -> list[Mapping[str, Any]]:
     """Returns what each job beside this process is told; none where there is nothing to share."""
     loaded = prepared.main.factory.loaded
-    n_jobs = _n_jobs(prepared)
+    n_jobs = loaded.recipe.n_jobs
     task = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
     folders = {name: str(path) for name, path in vars(places).items()}
     return [{**task, **folders, "number": number} for number in range(1, n_jobs)]
 
 
-def _n_jobs(prepared: Prepared) -> int:
-    recipe = prepared.main.factory.loaded.recipe
-    return min(recipe.training.jobs, len(prepared.folds) * recipe.seeds)
-
-
-def _plan(prepared: Prepared) -> Plans:
+def plan_models(prepared: Prepared) -> Plans:
     """Plans every model of every fold, so that what cannot be is said before anything is trained."""
     plans: Plans = {}
     for name, fold, _, plan in plan_all(prepared):
@@ -104,14 +102,14 @@ def _plan(prepared: Prepared) -> Plans:
     return plans
 
 
-def _compute(
+def compute_models(
     prepared: Prepared, plans: Plans, tell: Tell
 ) -> tuple[dict[str, list[FoldPredictions]], list[Member], int]:
     """Runs every step and predicts every test row."""
     predictions: dict[str, list[FoldPredictions]] = {}
     members: list[Member] = []
     computed = 0
-    n_folds, n_jobs = len(prepared.folds), _n_jobs(prepared)
+    n_folds, n_jobs = len(prepared.folds), prepared.main.factory.loaded.recipe.n_jobs
     main = next(iter(prepared.variants))
     for number, fold in enumerate(prepared.folds):
         tell("fold_started", {"fold": number + 1, "folds": n_folds, "jobs": n_jobs})
@@ -127,6 +125,8 @@ def _compute(
             of_fold = plans[main, fold.repeat, fold.fold]
             found = _predict_pretrained(prepared.main, fold, stage, of_fold)
             predictions.setdefault(modality + PRETRAINED, []).append(found)
+        for model, found in _predict_blanked(prepared, fold, plans):
+            predictions.setdefault(model.name, []).append(found)
     return predictions, members, computed
 
 
@@ -143,11 +143,59 @@ def predict_fold(
     evaluation = experiment.factory.loaded.recipe.evaluation
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
-        logits = [predict_logits(experiment, origins, rows) for origins in members]
-        mean: FloatArray = np.mean([link(experiment, each, evaluation.views) for each in logits], axis=0)
-        return mean
+        logits = (predict_logits(experiment, origins, rows) for origins in members)
+        return mean_of_members(experiment, logits, evaluation.views)
 
     return _fold_predictions(experiment, fold, probabilities)
+
+
+def blanked_of(prepared: Prepared) -> list[Blanked]:
+    """Returns the models that the recipe asks to test with cells blanked."""
+    loaded = prepared.main.factory.loaded
+    readers = {
+        modality: [
+            name
+            for name, experiment in prepared.variants.items()
+            if set(columns) & set(experiment.factory.loaded.used_columns)
+        ]
+        for modality, columns in loaded.columns.items()
+    }
+    return blanked_models(loaded.recipe.evaluation, readers)
+
+
+def _predict_blanked(
+    prepared: Prepared, fold: Fold, plans: Plans
+) -> Iterator[tuple[Blanked, FoldPredictions]]:
+    """Predicts a fold's test rows with cells blanked; no other row is touched, and nothing learns."""
+    by_place: dict[tuple[str, float], list[Blanked]] = {}
+    for model in blanked_of(prepared):
+        by_place.setdefault((model.modality, model.rate), []).append(model)
+    evaluation = prepared.main.factory.loaded.recipe.evaluation
+    for draw in range(evaluation.missing_draws):
+        blanks = {name: _blanks(prepared.main, fold, name, draw) for name in evaluation.missing}
+        for (modality, rate), models in by_place.items():
+            changed = _with_cells(prepared.main, blanks[modality].at(rate), blanks[modality].columns)
+            for model in models:
+                plain = prepared.variants[model.plain]
+                same = replace(plain, manifest=changed.manifest, shared=changed.shared)
+                found = predict_fold(
+                    same, fold, [p.origins for p in plans[model.plain, fold.repeat, fold.fold]]
+                )
+                yield model, replace(found, repeat=model.repeat(fold.repeat, draw))
+
+
+def _blanks(experiment: Experiment, fold: Fold, modality: str, draw: int) -> Blanks:
+    reader = experiment.reader(modality)
+    seed = experiment.factory.loaded.recipe.seed
+    columns = experiment.factory.loaded.columns[modality]
+    return Blanks(experiment.manifest, fold.test, columns, reader.key, seed=seed, draw=draw)
+
+
+def _with_cells(experiment: Experiment, manifest: Manifest, columns: Sequence[str]) -> Experiment:
+    """Returns the experiment on data that differ in some columns: whoever reads those reads them anew."""
+    shared, changed = experiment.shared, set(columns)
+    readers = {n: reader for n, reader in shared.readers.items() if not changed & set(reader.spec.columns)}
+    return replace(experiment, manifest=manifest, shared=replace(shared, readers=readers))
 
 
 def _predict_pretrained(
@@ -158,10 +206,8 @@ def _predict_pretrained(
 
     def probabilities(rows: Sequence[int]) -> FloatArray:
         origins = [Origin(step.address, step.used[stage.pretrain].seed, is_learned=True) for step in steps]
-        logits = [predict_pretrained(experiment, stage, origin, rows) for origin in origins]
-        views = recipe.evaluation.views
-        mean: FloatArray = np.mean([link(experiment, each, views) for each in logits], axis=0)
-        return mean
+        logits = (predict_pretrained(experiment, stage, origin, rows) for origin in origins)
+        return mean_of_members(experiment, logits, recipe.evaluation.views)
 
     return _fold_predictions(experiment, fold, probabilities, [stage.pretrain.split(".")[0]])
 
@@ -204,6 +250,7 @@ def _report(
         seed=recipe.seed,
         is_simulated=manifest.is_simulated,
         unit=getattr(recipe.split, "unit", "subject"),
+        blanked=blanked_of(prepared),
     )
     report["warnings"] += [found.message for found in prepared.audit.warnings]
     learned = {origin.address for m in members for origin in m.origins.values() if origin.is_learned}
@@ -263,7 +310,7 @@ def _write_start(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None
 def write_environment(folder: Path, loaded: LoadedRecipe, registry: Registry) -> None:
     """Writes what else could matter to a number."""
     versions = {plugin.name: plugin.version for plugin in registry.plugins.values()}
-    device = choose_device(loaded.recipe.training)
+    device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     environment = {"fusionkit": __version__, "plugins": versions, **describe_environment(device)}
     write_atomic(folder / "environment.json", json_bytes(environment))
 
@@ -305,7 +352,7 @@ def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
-def _point_latest(folder: Path) -> None:
+def point_latest(folder: Path) -> None:
     """Points `latest` to the newest run, atomically."""
     link_path = folder.parent / f".latest.{secrets.token_hex(3)}"
     try:

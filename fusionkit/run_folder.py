@@ -6,18 +6,28 @@ import contextlib
 import json
 import os
 import platform
+import re
+import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fusionkit.errors import DataError, FusionkitError, UsageError
+from fusionkit.errors import DataError, FusionkitError, PluginError, RecipeError, ResourceError, UsageError
+from fusionkit.locks import Holder, users
+from fusionkit.registry import Registry
 from fusionkit.store import write_atomic
 
 MARKER = "unfinished.json"
 """The file that an unfinished run has, and a finished one has not."""
+RUNNING = "still running, or killed"
+"""What a run says of itself until it ends; who reads it looks whether it lives."""
+NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
+"""The name of a run's folder."""
+YOUNG_SECONDS = 60.0
 INDEX = Path("model", "index.json")
 """The file that a run writes last."""
 
@@ -32,7 +42,7 @@ def marked_unfinished(folder: Path, given: Mapping[str, Any]) -> Iterator[None]:
     """
     started = time.monotonic()
     marker: dict[str, Any] = {
-        "status": "still running, or killed",
+        "status": RUNNING,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "process": os.getpid(),
         "machine": platform.node(),
@@ -78,9 +88,112 @@ def read_marker(folder: Path) -> dict[str, Any]:
     return marker if isinstance(marker, dict) else {}
 
 
+@contextlib.contextmanager
+def hinting_at_plugins(folder: Path, registry: Registry) -> Iterator[None]:
+    """Adds to what is wrong with a run's recipe which of the run's plugins are not loaded now."""
+    try:
+        yield
+    except (RecipeError, PluginError) as error:
+        hints = [
+            f"{folder}: the run had the plugin '{name}', which is not loaded now. Name it before the "
+            f"command, `fusionkit -p {name} ...`, or install it."
+            for name in _lost_plugins(folder, registry)
+        ]
+        raise type(error)([*error.problems, *hints]) from None
+
+
+def _lost_plugins(folder: Path, registry: Registry) -> list[str]:
+    """Returns the plugins that a run had, by the names that it knew them by, less those that are loaded."""
+    try:
+        names = list(json.loads((folder / "environment.json").read_text(encoding="utf-8"))["plugins"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []  # nothing to hint at: the mistake itself is told
+    known = {plugin.package for plugin in registry.plugins.values()} | set(registry.plugins)
+    # `-p` may have named the same plugin by another path
+    return [name for name in map(str, names) if name not in known and Path(name).stem not in known]
+
+
 def is_finished(folder: Path) -> bool:
     """Says whether a run wrote all its files."""
     return (folder / INDEX).is_file()
+
+
+def running(folder: Path) -> Holder | None:
+    """Returns the process that is at a run, or None: a run holds a lock in its store as long as it lives."""
+    marker = read_marker(folder)
+    if marker.get("status") != RUNNING:
+        return None  # it has said how it ended; its process may be at another run
+    store = marker.get("store")
+    found = users(Path(store) / "locks") if isinstance(store, str) else []
+    return next(
+        (user for user in found if (user.pid, user.host) == (marker.get("process"), marker.get("machine"))),
+        None,
+    )
+
+
+def status_of(folder: Path) -> str:
+    """Returns how a run stands, in a few words."""
+    if is_finished(folder):
+        return "finished"
+    holder = running(folder)
+    if holder is not None:
+        return f"running: {holder.describe()}"
+    status = read_marker(folder).get("status")
+    return status if isinstance(status, str) and status != RUNNING else "killed"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What tidying found among unfinished runs.
+
+    Args:
+        gone: The folders that went, or would go.
+        young: Those that are too young.
+        live: Those of running processes.
+    """
+
+    gone: list[Path]
+    young: list[Path]
+    live: list[Path]
+
+
+def prune_runs(runs: Path, *, older_than_days: float, dry_run: bool = False) -> Unfinished:
+    """Deletes the folders of runs that never finished and have ended so long ago; nothing of a finished run.
+
+    Raises:
+        ResourceError: A folder cannot be deleted.
+    """
+    found = Unfinished([], [], [])
+    # a run's first second, in which it holds no lock yet, is never long ago
+    limit = time.time() - max(older_than_days * 86400, YOUNG_SECONDS)
+    for folder in sorted(runs.glob("*/*")):
+        is_its = NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
+        if not is_its or is_finished(folder):
+            continue
+        if running(folder) is not None:
+            found.live.append(folder)
+        elif _last_change(folder) > limit:
+            found.young.append(folder)
+        else:
+            found.gone.append(folder)
+            if not dry_run:
+                _delete(folder)
+    return found
+
+
+def _last_change(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()  # it is changing just now
+
+
+def _delete(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        where = error.filename or folder
+        raise ResourceError(f"{where}: cannot be deleted ({error.strerror}). Check its rights.") from error
 
 
 def followed(folder: Path) -> Path:
@@ -101,7 +214,9 @@ def find_runs(runs: Path) -> list[Path]:
 def why_unfinished(folder: Path) -> str:
     """Returns the sentence for a folder that is not a finished run's, with what to do."""
     if is_run(folder.resolve()):
-        status = read_marker(folder).get("status", "killed")
+        status = status_of(folder)
+        if status.startswith("running"):
+            return f"{folder}: this run is not finished ({status}). Wait for it."
         return f"{folder}: this run is not finished ({status}). Continue it: fusionkit resume {folder}"
     parent = folder.parent if folder.name == "latest" else folder
     below = sorted(path for path in parent.glob("*") if is_run(path)) if parent.is_dir() else []
@@ -151,4 +266,6 @@ def find_unfinished(folder: Path | None, runs: Path) -> Path:
         raise UsageError(f"resume: nothing to continue, this run is finished ({folder}).")
     if not is_run(folder):
         raise DataError(why_unfinished(folder))
+    if running(folder) is not None:
+        raise UsageError(f"resume: nothing to continue yet, {folder} is {status_of(folder)}.")
     return folder

@@ -121,6 +121,9 @@ class EncoderSpec(Spec):
         learns: How it learns.
         is_pretrained: Whether these options bring learned weights, so that no stage needs to name it.
         emits_missing: Whether, with these options, NaN may be in its output.
+        readout: Options that change only what `forward` reads out: neither the state nor
+            `pretraining_features` depends on them, so that encoders that differ in nothing else share one
+            pretraining.
     """
 
     build: Callable[[Any, Mapping[str, ColumnSpec]], Encoder]
@@ -128,6 +131,7 @@ class EncoderSpec(Spec):
     learns: Learns = "gradient"
     is_pretrained: Callable[[Any], bool] = _never
     emits_missing: Callable[[Any], bool] = _never
+    readout: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

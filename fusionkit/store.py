@@ -26,7 +26,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fusionkit.errors import FusionkitWarning, ResourceError
-from fusionkit.locks import Tell, hold, in_use, is_free, users
+from fusionkit.interfaces import Tell
+from fusionkit.locks import hold, in_use, is_free, users
 
 FORMAT = 1
 """Version of the store's layout; part of every address."""
@@ -117,12 +118,19 @@ class Store:
         return self.root / "artefacts" / f"{address}.safetensors"
 
     @contextlib.contextmanager
-    def lock(self, address: str, what: str) -> Iterator[None]:
-        """Holds an address: others that want to compute the same wait and say so, or get Busy."""
+    def lock(self, address: str, what: str, *, waits: bool = False) -> Iterator[None]:
+        """Holds an address: others that want to compute the same wait and say so, or get Busy.
+
+        Args:
+            address: Of what is computed.
+            what: What it is, for those who wait.
+            waits: Whether to wait even where this store does not.
+        """
         folder = self.root / "locks"
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(hold(folder / f"{address}.lock", what, self.tell, waits=self.waits))
+                path = folder / f"{address}.lock"
+                stack.enter_context(hold(path, what, self.tell, waits=waits or self.waits))
             except OSError as error:
                 raise resource_error(folder, error) from error
             yield
@@ -172,13 +180,18 @@ class Store:
         write_atomic(path, data)
         self._verified[name] = digest
 
-    def verify(self, name: str) -> bool:
-        """Says whether a file is there and is what was written; a broken one is set aside, with a warning."""
+    def verify(self, name: str, *, anew: bool = False) -> bool:
+        """Says whether a file is there and is what was written; a broken one is set aside, with a warning.
+
+        Args:
+            name: The file.
+            anew: Whether to look again at one that has verified before, since others may have replaced it.
+        """
         path = self.root / name
         if not path.exists():
             self._verified.pop(name, None)
             return False
-        if name in self._verified:
+        if name in self._verified and not anew:
             return True
         self._read_journal()
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,16 @@ import toy_images
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from fusionkit.data import audit_files
-from fusionkit.data.audit import Audit, audit_data
-from fusionkit.data.audit_columns import alone, differing_subjects, index_subjects, rank_auc, read_column
+from fusionkit.data import audit_files, digests
+from fusionkit.data.audit import Audit, _similar, audit_data
+from fusionkit.data.audit_columns import (
+    alone,
+    differing_subjects,
+    index_subjects,
+    rank_auc,
+    read_column,
+    similar_subjects,
+)
 from fusionkit.data.images import ImageInput
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
@@ -171,15 +180,45 @@ def test_every_file_that_is_absent_broken_or_too_large_is_named_at_once(tmp_path
     assert list(error.value.problems) == found.problems()
 
 
-def test_twenty_problems_of_a_kind_are_shown_and_the_others_counted(tmp_path):
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a device"])
+def test_what_is_no_file_is_called_what_it_is(tmp_path, kind):
+    manifest = toy_manifest(tmp_path)
+    path = tmp_path / "pictures" / "03.png"
+    path.unlink()
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(path)
+    else:  # inside the folder only a link could lead there, so the folder is /dev
+        cells = ["null", *[None] * 35]
+        devices = manifest.cells.with_columns(pl.Series("picture", cells, dtype=pl.String))
+        manifest, path = replace(manifest, cells=devices, root=Path("/dev")), Path("/dev/null")
+    (problem,) = audit(tmp_path, manifest).problems()
+    assert problem.endswith(
+        f": picture: the file cannot be read ({path}: it is {kind}, not a file). Check it and its rights."
+    )
+
+
+def test_a_file_is_hashed_once_however_many_there_are(tmp_path, monkeypatch):
+    hashed = []
+    real = digests.file_digest
+    monkeypatch.setattr(digests, "file_digest", lambda path: hashed.append(path.name) or real(path))
+    monkeypatch.setattr(digests, "_digest", lru_cache(2)(digests._digest.__wrapped__))
+    assert audit(tmp_path, toy_manifest(tmp_path)).errors == []
+    assert sorted(hashed) == [f"{row:02}.png" for row in range(36)]
+
+
+def test_many_rows_with_one_mistake_are_one_sentence_and_each_a_finding(tmp_path):
     manifest = toy_manifest(tmp_path, number=["x"] * 30 + ["1"] * 6)
     for row in range(25):
         (tmp_path / "pictures" / f"{row:02}.png").unlink()
     found = audit(tmp_path, manifest)
-    problems = found.problems()
-    assert len(problems) == 42
-    assert problems[20] == "and 10 more cells."
-    assert problems[41] == "and 5 more files."
+    assert found.problems() == [
+        "sample sample00 (subject subject00): number: not a finite number ('x'). Missing is written: "
+        "nothing but an empty cell. Alike: 29 more rows (sample01, sample02, sample03, ...).",
+        f"sample sample00 (subject subject00): picture: there is no such file ({tmp_path}/pictures/00.png). "
+        f"{HINT} Alike: 24 more rows (sample01, sample02, sample03, ...).",
+    ]
     assert found.n_bad_cells == 30
     assert [finding.samples for finding in found.errors][:2] == [("sample00",), ("sample01",)]
     assert len(found.errors) == 55
@@ -196,6 +235,30 @@ def test_a_plugin_that_fails_on_a_file_is_named_with_the_row(tmp_path, monkeypat
         "image.encoder: `load` of ImageInput fails on sample sample00 (subject subject00): 00.png "
         "(ZeroDivisionError: division by zero). Mend the plugin, or look at this row."
     )
+
+
+def test_two_that_audit_at_once_both_remember(tmp_path):
+    first, second = (audit_files.Whole(Store(tmp_path), "a" * 64) for _ in range(2))
+    keys = [bytes([number]) * 32 for number in range(3)]
+    for whole, key in ((first, keys[0]), (second, keys[1]), (first, keys[2])):
+        whole.add(key)
+        whole.save()
+    assert audit_files.Whole(Store(tmp_path), "a" * 64).keys == set(keys)
+
+
+def test_who_remembers_waits_for_another_who_does_so(tmp_path):
+    told: list[Any] = []
+    store = Store(tmp_path, lambda name, data: told.append((name, data)), waits=False)
+    whole = audit_files.Whole(store, "a" * 64)
+    whole.add(bytes(32))
+    saving = threading.Thread(target=whole.save)
+    with Store(tmp_path).lock("a" * 64, "something"):
+        saving.start()
+        saving.join(0.3)
+        assert saving.is_alive()
+        assert not (tmp_path / "audits").exists()
+    saving.join()
+    assert audit_files.Whole(Store(tmp_path), "a" * 64).keys == {bytes(32)}
 
 
 def test_the_same_file_under_two_subjects_is_an_error_whatever_its_name(tmp_path):
@@ -516,6 +579,35 @@ def test_columns_of_real_data_that_give_the_outcome_away_are_named(tmp_path):
         "record: Verification gives the outcome away: all 55 subjects with 'confirmed by follow-up care' are "
         f"benign; alone it reaches an AUC of {aucs['Verification']:.3f}, {ending}",
     ]
+
+
+# subjects
+
+
+def test_ids_that_may_be_two_spellings_of_one_patient_are_named(tmp_path):
+    manifest = toy_manifest(tmp_path)
+    names = {0: "P 1", 1: "p1", 2: "P\u00a01", 3: "Mu\u0308ller", 4: "M\u00fcller", 5: "p2", 6: "p22"}
+    subjects = [names.get(row // 3, f"q{row // 3}") for row in range(36)]
+    found = audit(tmp_path, replace(manifest, subjects=subjects))
+    assert messages(found.warnings, "subject") == [
+        "subjects: ids that differ only by case, blanks or Unicode form ('P 1' and 'p1' and 'P\\xa01'; "
+        "'Mu\u0308ller' ('Mu\\u0308ller') and 'M\u00fcller' ('M\\xfcller')). If they are one "
+        "patient, mend them: a split may put them on both sides."
+    ]
+    (warning,) = [finding for finding in found.warnings if finding.check == "subject"]
+    assert warning.samples == tuple(f"sample{row:02}" for row in range(15))
+    assert found.subjects == 12
+
+
+def test_many_spellings_are_counted(tmp_path):
+    subjects = [f"{'pP'[row % 2]}{row // 2}" for row in range(60)]
+    rows = cohort(30, columns={"x": ColumnSpec(kind="text")}, rows={"x": ["a"] * 60})
+    groups = similar_subjects(subjects)
+    assert len(groups) == 30
+    assert groups[0] == ["p0", "P0"]
+    (finding,) = _similar(replace(rows, subjects=subjects))
+    assert "; 'p19' and 'P19'; and 10 more). If they" in finding.message
+    assert similar_subjects(["1", "2", "10", "2", "1"]) == []
 
 
 # what a run makes of it

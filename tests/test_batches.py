@@ -420,6 +420,7 @@ def test_a_read_that_takes_long_is_told_with_subject_and_file_and_waited_for(man
             "modality": "image",
             "sample": "sample10",
             "subject": "subject03",
+            "where": "sample sample10 (subject subject03)",
             "cells": "10.png",
         }
     assert reader._reading == {}

@@ -18,6 +18,9 @@ import toy_images
 from command_line import call, command, environment
 from PIL import Image
 
+import fusionkit.prepare
+from fusionkit.locks import users
+
 RECIPE = """\
 name: study
 source:
@@ -234,9 +237,19 @@ def test_what_the_source_refuses_is_an_error_too(study, capsys):
         "rows.csv: sum: not a sha256 (1 sample: s04). A sha256 has 64 hexadecimal digits, as `sha256sum` "
         "prints them.",
     ]
+    rows[8]["age"] = "400"
+    rows[9]["picture"] = "gone.png"
+    write_rows(study, rows)
+    problems += [
+        "sample s08 (subject p04): age: outside its range ('400'). Allowed: 0 to 120 years.",
+        f"sample s09 (subject p04): picture: there is no such file ({study}/data/gone.png). Check its name "
+        "and the folder that it is relative to.",
+    ]
     code, out, err = audit(capsys)
-    assert (code, out) == (4, "3 errors, no warnings.\n")
+    assert code == 4
+    assert out.endswith("\n5 errors, no warnings.\n")
     assert err == "".join(f"error: {problem}\n" for problem in problems)
+    assert call(capsys, "run", "study.yaml", "-q") == (4, "", err), "a run says the same"
     code, out, _ = audit(capsys, "--json")
     assert code == 4
     assert [error["message"] for error in json.loads(out)["errors"]] == problems
@@ -349,8 +362,39 @@ def test_weights_that_are_not_there_do_not_hide_what_is_wrong_with_the_data(stud
     assert code == 4
     assert [error["check"] for error in json.loads(out)["errors"]] == ["value", "file", "encoder"]
     assert err.splitlines()[-1] == (
-        f"error: {study}/data/none.safetensors: there is no such weights file. "
-        "Set --data-root or $FUSIONKIT_DATA, or fetch it."
+        f"error: modalities.image.encoder.weights: {study}/data/none.safetensors: there is no such weights "
+        "file. Set --data-root or $FUSIONKIT_DATA, or fetch it."
+    )
+
+
+NOT_HERE = (
+    "error: modalities.image.encoder.weights: not here yet (imagenet), and only a run fetches it. "
+    "Give `fusionkit run`, or name a file that is here.\n"
+)
+
+
+@pytest.mark.parametrize("arguments", [("data", "audit"), ("run", "--dry-run")])
+def test_weights_that_a_run_would_fetch_are_not_fetched_to_look(arguments, study, capsys, monkeypatch):
+    monkeypatch.setattr("torch.hub._hub_dir", str(study / "hub"))
+    encoder = "modalities.image.encoder={use: vgg16_multilevel, weights: imagenet, input: {size: 8}}"
+    code, out, err = call(capsys, *arguments, "study.yaml", encoder, "-q")
+    assert (code, err) == (4, NOT_HERE)
+    assert out.startswith("study: 24 samples of 12 subjects" if "audit" in arguments else "")
+    assert "Downloading" not in out
+    assert list((study / "hub").rglob("*.pth*")) == []
+
+
+def test_a_run_would_fetch_them_and_says_where_it_cannot(study, capsys, monkeypatch):
+    def vgg16(weights: Any) -> Any:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("fusionkit_vgg.vgg16.vgg16", vgg16)
+    encoder = "modalities.image.encoder={use: vgg16_multilevel, weights: imagenet, input: {size: 8}}"
+    assert call(capsys, "run", "study.yaml", encoder, "-q") == (
+        4,
+        "",
+        "error: modalities.image.encoder.weights: ImageNet's cannot be fetched (no route to host). Go "
+        "online, or name a safetensors file.\n",
     )
 
 
@@ -358,6 +402,19 @@ def test_a_store_that_cannot_be_written_is_said(study, capsys):
     code, _, err = audit(capsys, "--store", study / "study.yaml")
     assert code == 8
     assert "cannot be written (Not a directory)" in err
+
+
+def test_whoever_audits_is_named_to_who_prunes_the_store(study, capsys, monkeypatch):
+    locks, seen = study / ".fusionkit" / "store" / "locks", []
+    real = fusionkit.prepare.examine
+
+    def examine(*given: Any, **named: Any) -> Any:
+        seen.append(len(users(locks)))
+        return real(*given, **named)
+
+    monkeypatch.setattr(fusionkit.prepare, "examine", examine)
+    assert audit(capsys)[0] == 0
+    assert (seen, users(locks)) == ([1], [])
 
 
 def test_what_a_plugin_reads_is_audited_too(study, capsys):

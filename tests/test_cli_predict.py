@@ -127,13 +127,30 @@ def test_half_a_record_is_refused(predict, tmp_path):
     )
 
 
+def test_a_table_in_latin_1_is_read_as_such(predict, tmp_path):
+    table = tmp_path / "old.csv"
+    table.write_bytes("case,number,word\nM\u00fcller,0.5,a\n".encode("latin-1"))
+    assert predict(table, "--id", "case", "-q") == (
+        4,
+        "",
+        f"error: {table}: line 2: not UTF-8 (byte 0xfc). Save the table as UTF-8, or say that it is "
+        "latin-1 (the source's option `encoding`; in predict, --encoding).\n",
+    )
+    code, out, err = predict(table, "--id", "case", "--encoding", "latin-1", "-q")
+    assert (code, err) == (0, "")
+    assert [row["sample"] for row in read_csv(out)] == ["M\u00fcller"]
+    code, out, err = predict(table, "--encoding", "utf-7")
+    assert code == 2
+    assert "'utf-7' is not one of 'utf-8', 'latin-1'" in err
+
+
 def test_a_value_and_a_file_that_cannot_be_are_named(predict, tmp_path):
     table = write_lines(tmp_path / "odd.csv", ["case,picture,number,word", "a,,1,z", "b,gone.png,1,a"])
     assert predict(table, "--id", "case") == (
         4,
         "",
-        "error: sample row1 (subject a): word: not an allowed value ('z'). Known: a, b, c.\n"
-        f"error: sample row2 (subject b): picture: there is no such file ({tmp_path / 'gone.png'}). "
+        f"error: {table}: row1 (a): word: not an allowed value ('z'). Known: a, b, c.\n"
+        f"error: {table}: row2 (b): picture: there is no such file ({tmp_path / 'gone.png'}). "
         "Check its name and the folder that it is relative to.\n",
     )
 

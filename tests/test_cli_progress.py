@@ -113,7 +113,7 @@ TROUBLE = [
     ("memory_full", {"where": "stage fuse", "rows": 8, "parts": 2, "why": "x"}),
     (
         "still_reading",
-        {"modality": "image", "sample": "s1", "subject": "p1", "cells": "a.png", "seconds": 60},
+        {"modality": "image", "where": "sample s1 (subject p1)", "cells": "a.png", "seconds": 60},
     ),
 ]
 TROUBLE_LINES = [
@@ -154,6 +154,49 @@ def test_on_a_terminal_a_bar_counts_folds_and_another_the_steps_batches():
     live.tell("stage_started", STAGE)
     live.tell("batch_finished", {"where": "x", "epoch": 2, "epochs": 4, "batch": 1, "batches": 3})
     assert sorted(shown(bar)) == [("folds", 2, 5), ("fuse: head", 4, 12)]
+
+
+def batch(done, total=12):
+    return {"where": "x", "epoch": 1, "epochs": 1, "batch": done, "batches": total}
+
+
+def test_the_time_left_is_that_of_the_mean_speed_and_begins_anew_with_what_begins_anew(now):
+    bar, live = make_live()
+
+    def left() -> float | None:
+        ends = bar.tasks[-1].fields["ends"]
+        return None if ends is None else ends - now[0]
+
+    live.tell("stage_started", STAGE)
+    assert left() is None
+    live.tell("batch_finished", batch(6))  # six are an earlier run's
+    assert left() is None
+    for seconds, done, due in ((10, 7, 50), (2, 8, 24), (0, 9, 12)):
+        now[0] += seconds
+        live.tell("batch_finished", batch(done))
+        assert left() == due
+    live.tell("batch_finished", batch(1))  # the next initialisation, under the same name
+    assert left() is None
+    now[0] += 3
+    live.tell("batch_finished", batch(2))
+    assert left() == 30
+
+
+def test_a_time_left_is_written_as_a_clock():
+    assert [progress.clock(seconds) for seconds in (-5, 9.4, 754, 3723)] == [
+        "0:00",
+        "0:09",
+        "12:34",
+        "1:02:03",
+    ]
+
+
+def test_where_nobody_knows_how_much_there_is_to_do_no_count_is_shown():
+    bar, live = make_live()
+    live.tell("reading", {"source": "toy"})
+    assert bar.tasks[0].fields["count"] == ""
+    live.tell("auditing", {"done": 3, "total": 9})
+    assert bar.tasks[0].fields["count"] == "3/9"
 
 
 def test_a_stage_has_its_name_again_after_its_features():

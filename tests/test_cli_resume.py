@@ -44,8 +44,7 @@ def test_a_killed_run_says_so_and_is_continued_to_the_same_numbers(home, fusionk
         assert fusionkit(command_, name, *arguments) == (
             4,
             "",
-            f"error: {name}: this run is not finished (still running, or killed). "
-            f"Continue it: fusionkit resume {name}\n",
+            f"error: {name}: this run is not finished (killed). Continue it: fusionkit resume {name}\n",
         )
     code, out, err = fusionkit("predict", "runs/pictures/latest", "rows.csv")
     assert (code, out) == (4, "")

@@ -45,7 +45,10 @@ def test_a_second_run_computes_nothing_and_says_so(first, capsys, monkeypatch):
     assert (code, err) == (0, "")
     latest = (folder / "runs" / "pictures" / "latest").resolve().name
     assert out.splitlines()[0].startswith("SIMULATED")
-    assert out.splitlines()[-1] == f"Files: runs/pictures/{latest} (nothing computed, all from the store)"
+    assert out.splitlines()[-2:] == [
+        "Nothing computed, all from the store.",
+        f"Files: runs/pictures/{latest}",
+    ]
     assert max(map(len, out.splitlines()[:-1])) <= 80
 
 
@@ -219,7 +222,7 @@ def test_without_folds_no_line_numbers_them(tmp_path, capsys, monkeypatch):
     (tmp_path / "toy.yaml").write_text(toys.RECIPE)
     code, out, err = call(capsys, "run", "toy.yaml", *QUICK, *HOLDOUT)
     assert code == 0
-    assert "(5 stages computed)" in out
+    assert "\n5 stages computed.\n" in out
     assert [line for line in err.splitlines() if "fold" in line] == []
     assert err.splitlines()[2] == "fused learn_words: pretrain words.encoder on 18 rows"
 

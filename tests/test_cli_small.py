@@ -3,6 +3,7 @@
 # ruff: noqa: E501 (a message is one line)
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -185,6 +186,12 @@ def test_schema_prints_a_json_schema(call):
         (["show", "toy_maen"], 2, "error: show: there is no component called 'toy_maen'. Did you mean 'toy_mean'?"),
         (["validate"], 2, "Missing argument"),
         (["validate", "not_there.yaml"], 3, "error: not_there.yaml: there is no such recipe file."),
+        (
+            ["-p", "not_there.py", "-p", "nor/this", "list"],
+            2,
+            "error: -p not_there.py: there is no such plugin file or folder. Give its path from here, or a module's name.\n"
+            "error: -p nor/this: there is no such plugin file or folder. Give its path from here, or a module's name.",
+        ),
         (["-p", "not_there", "show", "toy"], 5, "error: -p not_there: ModuleNotFoundError: No module named 'not_there'"),
     ],
 )  # fmt: skip
@@ -244,3 +251,21 @@ def test_every_command_is_a_file_of_its_own():
     folder = Path(cli.__file__).parent
     for module in cli.COMMANDS.values():
         assert (folder / f"{module}.py").is_file()
+
+
+class Terminal(io.StringIO):
+    """A terminal that remembers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_message_ends_its_lines_between_words_and_leaves_paths_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "a-folder/with-a-long-name/" * 4 + "recipe.yaml"
+    text = f"error: {path}: there is no such recipe file, and none of that name anywhere else."
+    shown = cli._wrapped(text, Terminal())
+    assert path in shown
+    assert " ".join(shown.split()) == text
+    assert all(len(line) <= 60 for line in shown.splitlines() if path not in line)
+    assert cli._wrapped(text, io.StringIO()) == text

@@ -173,3 +173,34 @@ def test_what_store_cannot_do_is_a_mistake_of_usage(capsys):
     assert code == 2
     assert "No such command 'empty'" in err
     assert call(capsys, "store", "prune", "--older-than", "-1")[0] == 2
+
+
+def test_one_encoders_features_and_one_sources_files_are_one_line(root, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    store = Store(root)
+    for number in range(3):
+        tensors = {"keys": torch.zeros(7, 32, dtype=torch.uint8), "values": torch.zeros(7, 3)}
+        name = f"features/{'e' * 64}/{number}{'f' * 63}.safetensors"
+        store.put(name, to_bytes(Artefact(tensors, {"number": number})))
+    for number in range(9):
+        store.put(f"sources/cohort-{'5' * 16}/{number}.png", b"y" * 10)
+    lines = call(capsys, "store", "list", "features", "--store", root)[1].splitlines()
+    assert [line[12:22].strip() for line in lines[1:-1]] == ["eeeeeeee", "cccccccc"]
+    assert lines[1].endswith("21 rows of 3 values in 3 files")
+    lines = call(capsys, "store", "list", "sources", "--store", root)[1].splitlines()
+    assert lines[1] == f"sources     55555555       90 B  now     9 files of cohort-{'5' * 16}"
+    assert lines[2] == "sources     pictures       10 B  now     1 file of pictures"
+
+
+def test_every_kind_says_what_its_files_are(root, capsys):
+    store = Store(root)
+    store.put(
+        "audits/" + "a" * 64 + ".safetensors", to_bytes(Artefact({"whole": torch.zeros(1)}, {"audit": "x"}))
+    )
+    (root / "broken").mkdir()
+    (root / "broken" / "b.safetensors.123456").touch()
+    out = call(capsys, "store", "list", "--store", root)[1].splitlines()
+    said = {line.split()[0]: line[41:] for line in out[1:-2]}
+    assert said["audits"] == "contents found whole"
+    assert said["broken"] == "set aside: not what was written"
+    assert all(said.values())

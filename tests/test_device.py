@@ -5,10 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
+import toys
 from torch import nn
 
 from fusionkit.errors import RecipeError
+from fusionkit.recipe.load import load_text
 from fusionkit.recipe.schema import TrainingNode
+from fusionkit.registry import Registry
 from fusionkit.training import device
 from fusionkit.training.device import (
     Device,
@@ -68,6 +71,29 @@ def test_threads_are_set_and_recorded():
     assert choose_device(TrainingNode(device="cpu", threads=1)).threads == 1
     assert torch.get_num_threads() == 1
     assert choose_device(TrainingNode(device="cpu")).threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("jobs", "split", "seeds", "threads"),
+    [
+        (1, "{scheme: holdout}", 1, 8),
+        (4, "{scheme: holdout}", 1, 8),  # one training: three of the jobs would have nothing to do
+        (4, "{scheme: holdout}", 2, 4),
+        (4, "{scheme: holdout, repeats: 2}", 2, 2),
+        (4, "{scheme: folds, folds: 5}", 1, 2),
+        (16, "{scheme: folds, folds: 5, repeats: 5}", 1, 1),
+        (4, "{scheme: column, column: set}", 1, 8),
+    ],
+)
+def test_the_cores_are_shared_by_the_jobs_that_have_work(monkeypatch, jobs, split, seeds, threads):
+    monkeypatch.setattr(device, "_n_cores", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    loaded = load_text(
+        toys.RECIPE,
+        Registry.discover([str(toys.TOY_PATH)]),
+        overrides=[f"split={split}", f"seeds={seeds}", f"training={{device: cpu, jobs: {jobs}}}"],
+    )
+    assert choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs).threads == threads
 
 
 def test_the_identity_is_what_results_depend_on_not_the_number_of_threads():

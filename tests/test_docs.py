@@ -22,6 +22,7 @@ from fusionkit.cli import COMMANDS
 from fusionkit.prepare import Places
 from fusionkit.recipe import schema
 from fusionkit.recipe.load import load_recipe, load_text
+from fusionkit.recipe.sweep import Sweep, VariantNode
 from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.specs import ComponentConfig, Spec
@@ -41,7 +42,7 @@ NODES = [
     for value in vars(schema).values()
     if isinstance(value, type) and issubclass(value, schema.Node) and value is not schema.Node
 ]
-DESCRIBED = [*NODES, schema.Use, fusionkit.ColumnSpec, ManifestOptions]
+DESCRIBED = [*NODES, Sweep, VariantNode, schema.Use, fusionkit.ColumnSpec, ManifestOptions]
 
 
 def default_of(field):

@@ -12,8 +12,10 @@ from toy_images import COUNTS
 
 from fusionkit import dry_run
 from fusionkit.dry_run import plan_text, plan_work
+from fusionkit.locks import users
 from fusionkit.prepare import Places
 from fusionkit.run import run
+from fusionkit.store import prune
 
 ALONE = "evaluation.modalities_alone=false"
 
@@ -111,3 +113,14 @@ def test_in_words_it_fits_80_columns(tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min")])
 def test_a_duration_is_rounded(seconds, text):
     assert dry_run._duration(seconds) == text
+
+
+def test_whoever_plans_is_named_to_who_prunes_the_store(tmp_path):
+    seen = []
+
+    def tell(name: str, data: Any) -> None:
+        seen.append(len(prune(tmp_path / "store", older_than_days=0, dry_run=True).users))
+
+    plan_work(toy_images.load(ALONE), places(tmp_path), tell)
+    assert set(seen) == {1}
+    assert users(tmp_path / "store" / "locks") == []

@@ -279,6 +279,47 @@ def test_rows_without_outcome_are_predicted_and_not_scored(study, holdout, tmp_p
         study.other(holdout, tmp_path, rows)
 
 
+# what is wrong with the other data
+
+
+def test_other_data_are_audited_as_a_runs_own_are(study, holdout, tmp_path):
+    rows = rows_of("d", 7)
+    table = write_study(tmp_path / "d", rows, 7)
+    pictures = table.parent
+    overrides = source_overrides(holdout.folder, table, None)
+    (pictures / "01.png").write_bytes(b"")
+    (pictures / "35.png").write_bytes((pictures / "00.png").read_bytes())
+    rows[2][2], rows[6][4] = "70", "yes"
+    write_table(table, rows)
+    with pytest.raises(DataError) as caught:
+        study.evaluate(holdout, *overrides)
+    value, empty, same, outcome, hint = caught.value.problems
+    assert value == "sample row3 (subject d00): number: outside its range ('70'). Allowed: -5 to 5."
+    assert (
+        empty == f"sample row2 (subject d00): {pictures}/01.png: the file is empty (0 bytes). Fetch it again."
+    )
+    assert same.startswith(
+        "sample row1 (subject d00) and sample row36 (subject d11): photo: the same file under two subjects ("
+    )
+    assert outcome.startswith("outcome: samples of one subject have different ones (d02: 2 no, 1 yes).")
+    assert hint.startswith("evaluate: other data may declare what is missing, and a wider range: ")
+
+
+def test_a_report_on_other_data_warns_of_subjects_and_records_not_of_columns(study, holdout, tmp_path):
+    rows = rows_of("b", 2)
+    for row in rows[:3]:
+        row[0] = "B 01"
+    for row in rows:
+        row[3] = "a"
+    warnings = study.other(holdout, tmp_path, rows).report["warnings"]
+    (similar,) = [text for text in warnings if text.startswith("subjects: ")]
+    assert similar.startswith(
+        "subjects: ids that differ only by case, blanks or Unicode form ('B 01' and 'b01')"
+    )
+    assert any("samples of one subject have different values: number (" in text for text in warnings)
+    assert not any("every value is the same" in text for text in warnings)
+
+
 # whom the run learned from
 
 

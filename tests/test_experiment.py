@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from typing import ClassVar
@@ -130,3 +131,22 @@ def test_words_and_folders_count_as_they_are_written(tmp_path, with_file, text):
     (tmp_path / "none").write_bytes(b"the word is meant")
     one = make_experiment(tmp_path, f"modalities.record.encoder={{use: toy_file, weights: {text}}}")
     assert described(one, "record.encoder")["weights"] == text
+
+
+def test_what_variants_share_speaks_in_the_name_of_the_one_that_uses_it(tmp_path):
+    said = []
+
+    def teller(name):
+        return lambda event, data: said.append((name, event))
+
+    fused = make_experiment(tmp_path, tell=teller("fused"))
+    modality = fused.modalities[0]
+    alone = dataclasses.replace(toy_images.variant(fused, modality), tell=teller(modality))
+    for experiment in (fused, alone, fused):
+        reader, portions = experiment.reader(modality), experiment.portions("prediction")
+        reader.tell("still_reading", {})
+        portions.tell("memory_full", {})
+    assert alone.reader(modality) is fused.reader(modality)
+    assert alone.portions("prediction") is fused.portions("prediction")
+    names = ["fused", "fused", modality, modality, "fused", "fused"]
+    assert [name for name, _ in said] == names

@@ -14,11 +14,11 @@ from strategies import answer, bounded, bounded_memory
 from fusionkit import ColumnSpec, DataError, RecipeError
 from fusionkit.data import parquet
 from fusionkit.data.splits import make_folds
-from fusionkit.data.tables import check_table, parse_cell, read_table
+from fusionkit.data.tables import bad_cells, parse_cell, read_table
 from fusionkit.errors import ResourceError
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
-from fusionkit.prepare import Places, _subject_outcomes, check_manifest, read_manifest
+from fusionkit.prepare import Places, check_manifest, outcomes_of, read_manifest
 from fusionkit.recipe.load import load_text
 from fusionkit.run import run
 from fusionkit.task import Classification
@@ -65,11 +65,8 @@ def split_rows(path, options, places):
     loaded = load_text(text, REGISTRY, overrides=options, data_root=places.data)
     manifest = read_manifest(loaded, places, 1)
     check_manifest(loaded, manifest)
-    missing = manifest.check_files(["picture"])
-    if missing:
-        raise DataError(missing)
     task = Classification(manifest.classes)
-    outcomes = _subject_outcomes("unanimous", manifest, task)
+    outcomes = outcomes_of("unanimous", manifest, task)
     known = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
     return manifest, make_folds(loaded.recipe.split, manifest, known, 0)
 
@@ -255,11 +252,9 @@ def test_a_column_of_names_taken_for_a_category_is_answered_in_short(places):
     (places.data / "table.csv").write_text("\n".join(["patient,picture,age,side,signs,outcome", *lines]))
     with pytest.raises(DataError) as error:
         split_rows(places.data / "table.csv", [], places)
-    assert error.value.problems[0] == (
-        "sample row1 (subject p0): side: not an allowed value ('0'). Known: left, right."
-    )
-    assert error.value.problems[19:] == (
-        "sample row20 (subject p19): side: not an allowed value ('19'). Known: left, right.",
+    assert error.value.problems == (
+        "sample row1 (subject p0): side: not an allowed value ('0'). Known: left, right. "
+        "Alike: 19 more rows (row2, row3, row4, ...).",
         "and 19980 more cells.",
     )
 
@@ -267,9 +262,9 @@ def test_a_column_of_names_taken_for_a_category_is_answered_in_short(places):
 def test_every_shown_cell_has_its_reason():
     cells = pl.DataFrame({"side": [f"x{row % 30}" for row in range(60)]})
     manifest = strategies.manifest_of(cells)
-    problems = check_table(manifest, {"side": ColumnSpec(kind="binary", values=("left", "right"))})
-    assert [problem.split("'")[1] for problem in problems[:-1]] == [f"x{row}" for row in range(20)]
-    assert problems[-1] == "and 40 more cells."
+    found, n_bad = bad_cells(manifest, {"side": ColumnSpec(kind="binary", values=("left", "right"))}, 20)
+    assert [problem.split("'")[1] for _, problem in found] == [f"x{row}" for row in range(20)]
+    assert n_bad == 60
 
 
 def test_a_huge_cell_is_shortened():

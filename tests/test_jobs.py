@@ -56,13 +56,13 @@ def test_several_jobs_end_at_the_same_bytes_as_one(alone, tmp_path):
 
 def test_each_stage_is_computed_once_and_the_log_says_by_which_job(tmp_path, monkeypatch):
     begun = threading.Event()
-    compute = run_module._compute
+    compute = run_module.compute_models
 
     def compute_later(*arguments: Any) -> Any:
         assert begun.wait(120)  # in so small a run, the first job would be done before the second begins
         return compute(*arguments)
 
-    monkeypatch.setattr(run_module, "_compute", compute_later)
+    monkeypatch.setattr(run_module, "compute_models", compute_later)
     result = run_folds(tmp_path, 2, lambda name, data: begun.set() if data.get("job") == 2 else None)
     log = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
     finished = [event for event in log if event["event"] == "stage_finished"]
@@ -100,14 +100,14 @@ def run_odd_job(folder: Path, monkeypatch: Any, how: str) -> list[Any]:
             said.append(data)
             failed.set()
 
-    compute = run_module._compute
+    compute = run_module.compute_models
 
     def compute_later(*arguments: Any) -> Any:
         failed.wait(60)  # in so small a run, all would be over before the job has failed
         return compute(*arguments)
 
     if "sleep" not in how:
-        monkeypatch.setattr(run_module, "_compute", compute_later)
+        monkeypatch.setattr(run_module, "compute_models", compute_later)
     run_folds(folder, 2, tell)
     return said
 

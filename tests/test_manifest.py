@@ -103,21 +103,6 @@ def test_a_row_is_named_by_sample_and_subject(tmp_path):
     assert manifest(tmp_path, age=["1"]).where(0) == "sample s0 (subject s0)"
 
 
-def test_every_file_that_is_not_there_is_named_and_a_missing_cell_is_none(tmp_path):
-    (tmp_path / "a.png").touch()
-    data = manifest(tmp_path, image=["a.png", None, "b.png", "../c.png"])
-    assert data.check_files(["image"]) == [
-        f"sample s2 (subject s2): image: there is no such file ({tmp_path / 'b.png'}). "
-        "Check its name and the folder that it is relative to.",
-        "sample s3 (subject s3): image: a path that leaves its folder (../c.png). "
-        f"Only files in {tmp_path} are read.",
-    ]
-    many = manifest(tmp_path, image=[f"{row}.png" for row in range(23)])
-    assert len(many.check_files(["image"])) == 21
-    assert many.check_files(["image"])[-1] == "and 3 more files."
-    assert many.check_files([]) == []
-
-
 def test_paths_that_cannot_be_followed_are_named(tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     for text in ("loop.png", "a" * 300 + ".png"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ import toys
 from fusionkit import ColumnSpec, RaiserSpec, __version__, hookimpl
 from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.learned import open_run
+from fusionkit.locks import users
 from fusionkit.predict import Answers, predict, read_rows
 from fusionkit.prepare import Places
 from fusionkit.run import RunResult, run
@@ -197,6 +199,27 @@ def test_ids_may_repeat_or_be_blank_and_without_any_rows_are_numbered(holdout, t
     assert [row.sample for row in numbered.rows] == ["row1", "row2", "row3"]
 
 
+def test_whoever_predicts_is_named_to_who_prunes_the_store(holdout, tmp_path):
+    learned = open_run(holdout.folder, toy_images.make_registry(), folder_of(holdout) / "data")
+    table = write_table(tmp_path / "rows.csv", cells()[:2], ["id", *COLUMNS])
+    manifest = read_rows(learned, table, pictures_of(holdout), "id")
+    locks, seen = tmp_path / "store" / "locks", []
+
+    def tell(name: str, data: Any) -> None:
+        seen.append(len(users(locks)))
+
+    predict(learned, manifest, Places(Path("data"), tmp_path / "store", Path("runs")), tell)
+    assert set(seen) == {1}
+    assert users(locks) == []
+
+
+def test_records_are_predicted_where_the_store_cannot_be_written(tmp_path):
+    result = run_toy(tmp_path, "modalities.image=null")
+    table = write_table(tmp_path / "rows.csv", cells()[:2], ["id", *COLUMNS])
+    (tmp_path / "file").touch()
+    assert answer(result, table, store=tmp_path / "file") == answer(result, table)
+
+
 def test_files_lie_beside_the_table_unless_a_folder_is_given(holdout, tmp_path):
     shutil.copytree(pictures_of(holdout), tmp_path / "study")
     table = write_table(tmp_path / "study" / "rows.csv", cells()[:2], ["id", *COLUMNS])
@@ -364,25 +387,48 @@ def test_values_and_files_that_cannot_be_are_named_by_row_and_column(holdout, tm
     table = write_table(tmp_path / "rows.csv", rows, ["id", *COLUMNS])
     folder = pictures_of(holdout)
     assert problems_of(holdout, table) == (
-        "sample row2 (subject sample01): number: not a finite number ('many'). "
+        f"{table}: row2 (sample01): number: not a finite number ('many'). "
         "Missing is written: nothing but an empty cell.",
-        "sample row1 (subject sample00): word: not an allowed value ('z'). Known: a, b, c.",
-        f"sample row3 (subject sample02): picture: there is no such file ({folder / 'gone.png'}). "
+        f"{table}: row1 (sample00): word: not an allowed value ('z'). Known: a, b, c.",
+        f"{table}: row3 (sample02): picture: there is no such file ({folder / 'gone.png'}). "
         "Check its name and the folder that it is relative to.",
-        "sample row4 (subject sample03): picture: a path that leaves its folder (../outside.png). "
+        f"{table}: row4 (sample03): picture: a path that leaves its folder (../outside.png). "
         f"Only files in {folder} are read.",
     )
 
 
-def test_a_folder_of_files_that_is_not_there_is_said_for_at_most_twenty_rows(holdout, tmp_path):
+def test_without_ids_a_row_is_its_number_and_what_is_no_file_is_called_what_it_is(holdout, tmp_path):
+    rows = cells()[:2]
+    rows[0]["picture"], rows[1]["picture"] = "folder", "pipe"
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    table = write_table(tmp_path / "rows.csv", rows, COLUMNS)
+    refused, cure = "picture: the file cannot be read", "Check it and its rights."
+    assert problems_of(holdout, table, None, images=tmp_path) == (
+        f"{table}: row1: {refused} ({tmp_path}/folder: it is a folder, not a file). {cure}",
+        f"{table}: row2: {refused} ({tmp_path}/pipe: it is a named pipe, not a file). {cure}",
+    )
+
+
+def test_a_picture_that_is_broken_is_named_by_its_row(holdout, tmp_path):
+    rows = cells()[:1]
+    rows[0]["picture"] = "a.png"
+    (tmp_path / "a.png").write_bytes(b"")
+    table = write_table(tmp_path / "rows.csv", rows, ["id", *COLUMNS])
+    assert problems_of(holdout, table, images=tmp_path) == (
+        f"{table}: row1 (sample00): {tmp_path}/a.png: the file is empty (0 bytes). Fetch it again.",
+    )
+
+
+def test_a_folder_of_files_that_is_not_there_is_one_sentence(holdout, tmp_path):
     table = write_table(tmp_path / "rows.csv", cells(), ["id", *COLUMNS])
     found = problems_of(holdout, table, images=tmp_path / "nowhere")
-    assert len(found) == 21
-    assert found[0] == (
-        "sample row1 (subject sample00): picture: there is no such file "
-        f"({tmp_path / 'nowhere' / '00.png'}). Check its name and the folder that it is relative to."
+    assert found == (
+        f"{table}: row1 (sample00): picture: there is no such file "
+        f"({tmp_path / 'nowhere' / '00.png'}). Check its name and the folder that it is relative to. "
+        "Alike: 19 more rows (row2, row3, row4, ...).",
+        "and 16 more files.",
     )
-    assert found[-1] == "and 16 more files."
 
 
 def test_what_is_no_run_is_said(tmp_path):

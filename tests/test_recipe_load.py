@@ -319,7 +319,9 @@ def test_a_source_finds_its_files_under_the_data_root(tmp_path, monkeypatch):
         "/missing.csv: not there.",
     ]
     wrong = ["source.use=files", "source.table=wrong.csv"]
-    assert problems(toys.RECIPE, registry, wrong) == ["r.yaml:2: source: table: cannot be wrong.csv."]
+    assert problems(toys.RECIPE, registry, wrong) == [
+        "overrides 'source.use=files', 'source.table=wrong.csv': source: table: cannot be wrong.csv."
+    ]
 
 
 def test_every_installed_broken_plugin_is_mentioned_once():

@@ -24,7 +24,7 @@ def problems(text, *overrides):
         # a stage that trains what was never fitted
         (
             "stages.raise_record={fit: [record.encoder, signs.encoder]}",
-            "r.yaml:16: modalities.record.raiser: dae_l1 learns, and no stage names it. Add it to a stage, such as `fit: [record.raiser]`.",
+            "override 'stages.raise_record={fit: [record.encoder, signs.encoder]}': modalities.record.raiser: dae_l1 learns, and no stage names it. Add it to a stage, such as `fit: [record.raiser]`.",
         ),
         # an override of a key that is not there
         (
@@ -60,14 +60,19 @@ def problems(text, *overrides):
             "split={scheme: folds, unit: sample, validation: 0.2}",
             "override 'split={scheme: folds, unit: sample, validation: 0.2}': split.unit: by sample, one subject's samples fall on both sides, which is leakage. Write `unit: subject`, or also `accept_leakage: true`; the report will say so.",
         ),
+        # a value of its column that stands for two sets
+        (
+            "split={scheme: column, column: side, train: [a, b], validation: [c], test: [b]}",
+            "override 'split={scheme: column, column: side, train: [a, b], validation: [c], test: [b]}': split: the value 'b' stands for train and test. Name it once.",
+        ),
         # validation subjects where there are none
         (
             "split={scheme: folds}",
-            "r.yaml:34: evaluation.threshold: needs validation subjects, and the split keeps none. Set split.validation: 0.2, or a number here.",
+            "override 'split={scheme: folds}': evaluation.threshold: needs validation subjects, and the split keeps none. Set split.validation: 0.2, or a number here.",
         ),
         (
             "split={scheme: column, column: side}",
-            "r.yaml:34: evaluation.threshold: needs validation subjects, and the split keeps none. Name its values in split.validation, or a number here.",
+            "override 'split={scheme: column, column: side}': evaluation.threshold: needs validation subjects, and the split keeps none. Name its values in split.validation, or a number here.",
         ),
     ],
 )  # fmt: skip
@@ -166,7 +171,7 @@ def test_absurd_images(options, sentence):
 def test_folds_repeats_and_seeds_make_no_absurd_number_together():
     text = strategies.SMALL
     assert problems(text, "split.folds=100", "split.repeats=100", "seeds=2") == [
-        "r.yaml:33: split: too many trainings of one model (100 folds x 100 repeats x 2 seeds = 20000). At most 10000 are run."
+        "overrides 'split.folds=100', 'split.repeats=100', 'seeds=2': split: too many trainings of one model (100 folds x 100 repeats x 2 seeds = 20000). At most 10000 are run."
     ]
     load_text(text, REGISTRY, overrides=["split.folds=100", "split.repeats=100"])
 
@@ -202,5 +207,39 @@ def test_what_stands_for_two_classes_is_named_in_short():
     text = strategies.SMALL.replace("[bad]", str([f"v{i // 2}" for i in range(5000)]))
     (problem,) = problems(text)
     assert problem.startswith(
-        "r.yaml:2: source: `classes` gives 'v0', 'v1', 'v10', 'v100', 'v1000' and 2495 more to more than one class ("
+        "r.yaml:2: source: `classes` gives 'v0', 'v1', 'v10', 'v100', 'v1000' and 2495 more to more than one class."
     )
+
+
+# a problem is said of the override that makes it, not of the file
+
+
+def test_of_several_overrides_the_one_that_makes_the_problem_is_named():
+    (problem,) = problems(strategies.SMALL, "seed=3", "stages.fuse=null", "seeds=2")
+    assert problem == (
+        "override 'stages.fuse=null': head: concat_mlp learns, and no stage names it. Add a stage with `train: [head]`."
+    )
+
+
+def test_what_the_file_has_wrong_by_itself_keeps_its_line():
+    of_override, at_line = problems(strategies.SMALL.rstrip() + "\nsede: 3\n", "stages.fuse=null")
+    assert of_override.startswith("override 'stages.fuse=null': head: concat_mlp learns")
+    n_lines = len(strategies.SMALL.rstrip().splitlines()) + 1
+    assert at_line.startswith(f"r.yaml:{n_lines}: sede: no such key (3). Did you mean 'seed'?")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "stages.fuse.pretrain=signs.encoder",
+            "stages.fuse: a stage has exactly one verb: fit, pretrain or train (",
+        ),
+        ("modalities.fused={encoder: {use: structured}}", "a modality cannot be called fused: "),
+        ("source.classes={good: good}", "source: `classes` names at least two classes."),
+    ],
+)
+def test_what_is_wrong_with_a_whole_mapping_shows_no_cut_json(override, said):
+    (problem,) = problems(strategies.SMALL, override)
+    assert problem.startswith(f"override '{override}': {said}")
+    assert "..." not in problem

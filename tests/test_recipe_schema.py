@@ -122,6 +122,6 @@ def test_a_modality_has_no_name_that_means_something_else(name, toy_registry):
         load_text(text, toy_registry)
     (problem,) = error.value.problems
     assert (
-        f"a modality cannot be called {name}: head, fused, none and what ends in _pretrained "
-        "mean something else"
+        f"a modality cannot be called {name}: head, fused, none, what ends in _pretrained and what "
+        "contains _missing_ mean something else"
     ) in problem

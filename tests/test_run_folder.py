@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from fusionkit.errors import DataError, TrainingError, UsageError
-from fusionkit.run_folder import find_unfinished, followed, is_finished, marked_unfinished, why_unfinished
+from fusionkit.errors import DataError, RecipeError, TrainingError, UsageError
+from fusionkit.registry import Registry
+from fusionkit.run_folder import (
+    find_unfinished,
+    followed,
+    hinting_at_plugins,
+    is_finished,
+    marked_unfinished,
+    why_unfinished,
+)
 
 
 def make_run(runs: Path, name: str, *, finished: bool = False, recipe: str = "study") -> Path:
@@ -155,3 +163,29 @@ def test_what_is_finished_or_no_run_is_not_continued(tmp_path):
     assert str(caught.value) == f"resume: nothing to continue, this run is finished ({newest})."
     with pytest.raises(DataError, match="no finished run"):
         find_unfinished(tmp_path, tmp_path)
+
+
+# plugins that the run had
+
+
+def test_a_run_whose_recipe_is_not_understood_names_the_plugins_that_are_not_loaded_now(tmp_path):
+    registry = Registry.discover(["toys"])
+    loaded = [*registry.plugins, "somewhere/else/toys.py"]  # the same plugin, by another path
+    versions = dict.fromkeys([*loaded, "my/signals.py"], "1")
+    (tmp_path / "environment.json").write_text(json.dumps({"plugins": versions}))
+    with pytest.raises(RecipeError) as caught, hinting_at_plugins(tmp_path, registry):
+        raise RecipeError("no encoder of that name.")
+    assert list(caught.value.problems) == [
+        "no encoder of that name.",
+        f"{tmp_path}: the run had the plugin 'my/signals.py', which is not loaded now. Name it before the "
+        "command, `fusionkit -p my/signals.py ...`, or install it.",
+    ]
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"plugins": 3}'])
+def test_without_a_list_of_plugins_there_is_nothing_to_hint_at(tmp_path, text):
+    if text is not None:
+        (tmp_path / "environment.json").write_text(text)
+    with pytest.raises(RecipeError) as caught, hinting_at_plugins(tmp_path, Registry()):
+        raise RecipeError("no encoder of that name.")
+    assert str(caught.value) == "no encoder of that name."

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.data.tables import TabularInput, check_table, parse_cell, read_table
+from fusionkit.data.tables import TabularInput, bad_cells, parse_cell, read_table
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.interfaces import Cut
 from fusionkit.specs import ColumnSpec
@@ -237,24 +237,26 @@ def manifest(**columns) -> Manifest:
     )
 
 
-def test_check_table_names_sample_column_and_value():
+def test_bad_cells_are_named_by_sample_column_and_value():
     data = manifest(Age=["5", "500", None, "x"], Size=["small", "small", "tiny", None])
-    assert check_table(data, {"Age": AGE, "Size": SIZE}) == [
+    found, n_bad = bad_cells(data, {"Age": AGE, "Size": SIZE}, 20)
+    assert ([row for row, _ in found], n_bad) == ([1, 3, 2], 3)
+    assert [sentence for _, sentence in found] == [
         "sample s1 (subject p0): Age: outside its range ('500'). Allowed: 0 to 120 years.",
         "sample s3 (subject p1): Age: not a finite number ('x'). Missing is written: 'not available'.",
         "sample s2 (subject p1): Size: not an allowed value ('tiny'). Known: large, medium, small.",
     ]
 
 
-def test_check_table_is_content_with_good_cells():
+def test_good_cells_and_files_are_no_bad_cells():
     data = manifest(Age=["5", "not available", None], image=["a", "b", "c"])
-    assert check_table(data, {"Age": AGE, "image": ColumnSpec(kind="file")}) == []
+    assert bad_cells(data, {"Age": AGE, "image": ColumnSpec(kind="file")}, 20) == ([], 0)
 
 
-def test_check_table_shows_twenty_and_counts_the_rest():
-    problems = check_table(manifest(Age=["x"] * 30, Size=["y"] * 30), {"Age": AGE, "Size": SIZE})
-    assert len(problems) == 21
-    assert problems[-1] == "and 40 more cells."
+def test_of_many_bad_cells_the_first_are_named_and_all_are_counted():
+    data = manifest(Age=["x"] * 30, Size=["y"] * 30)
+    found, n_bad = bad_cells(data, {"Age": AGE, "Size": SIZE}, 20)
+    assert ([row for row, _ in found], n_bad) == (list(range(20)), 60)
 
 
 # files
@@ -298,8 +300,8 @@ def test_one_column_and_no_rows_are_a_table(tmp_path):
 def test_latin_1_is_read_only_when_asked_for(tmp_path):
     path = write(tmp_path, "id,name\n1,Müller\n", encoding="latin-1")
     assert refusal(path) == (
-        f"{path}: line 2: not UTF-8 (byte 0xfc). Save the table as UTF-8, or set the source's option "
-        "`encoding: latin-1`.",
+        f"{path}: line 2: not UTF-8 (byte 0xfc). Save the table as UTF-8, or say that it is latin-1 "
+        "(the source's option `encoding`; in predict, --encoding).",
     )
     assert read_table(path, encoding="latin-1")["name"].to_list() == ["Müller"]
 
@@ -382,7 +384,7 @@ def test_a_million_rows_are_read_and_checked(tmp_path):
     frame = read_table(path)
     assert len(frame) == 1_000_000
     data = manifest(**{name: frame[name] for name in frame.columns})
-    assert check_table(data, COLUMNS | {"x": ColumnSpec(kind="numeric")}) == []
+    assert bad_cells(data, COLUMNS | {"x": ColumnSpec(kind="numeric")}, 20) == ([], 0)
 
 
 def test_a_first_line_that_is_no_csv_is_an_error(tmp_path):

@@ -160,5 +160,5 @@ def test_a_run_with_such_weights_ends_with_code_6(tmp_path, capsys, monkeypatch,
     path.write_bytes(content)
     arguments = ["run", write_recipe(tmp_path), *QUICK, VGG % name, "--store", "s", "-q"]
     code, out, err = call(capsys, *arguments, "--data-root", "data")
-    assert (code, out, err) == (6, "", f"error: {path}: {said}\n")
+    assert (code, out, err) == (6, "", f"error: modalities.image.encoder.weights: {path}: {said}\n")
     assert not (tmp_path / "s" / "artefacts").exists()

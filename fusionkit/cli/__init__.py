@@ -8,7 +8,9 @@ import importlib
 import inspect
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,12 +25,14 @@ from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, Reso
 COMMANDS = {
     "run": "run",
     "resume": "resume",
+    "sweep": "sweep",
     "evaluate": "evaluate",
     "predict": "predict",
     "validate": "validate",
     "list": "listing",
     "show": "show",
     "schema": "schema",
+    "runs": "runs",
     "store": "store",
     "doctor": "doctor",
     "data": "data",
@@ -171,8 +175,19 @@ def _report_unforeseen(error: Exception) -> int:
 
 def _report(error: FusionkitError) -> int:
     for problem in error.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(_wrapped(f"error: {problem}", sys.stderr), file=sys.stderr)
     return error.exit_code
+
+
+def _wrapped(text: str, file: TextIO) -> str:
+    """Returns a sentence in lines that end between words, where a terminal would break them anywhere."""
+    if not file.isatty():
+        return text  # one line is one problem, for whoever reads on
+    width = shutil.get_terminal_size().columns
+    # a path stays in one piece, so that it can be copied
+    return textwrap.fill(
+        text, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _show_warning(
@@ -185,8 +200,11 @@ def _show_warning(
 ) -> None:
     """Shows our own warnings as one sentence, and those of others with their place."""
     is_ours = issubclass(category, FusionkitWarning)
-    text = f"warning: {message}\n" if is_ours else warnings.formatwarning(message, category, filename, lineno)
-    (file or sys.stderr).write(text)
+    file = file or sys.stderr
+    if is_ours:
+        file.write(_wrapped(f"warning: {message}", file) + "\n")
+    else:
+        file.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def _close_output(code: int) -> int:

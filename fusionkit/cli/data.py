@@ -52,15 +52,17 @@ def audit(
     from fusionkit.data.audit import Audit
     from fusionkit.data.audit_files import Finding
     from fusionkit.prepare import examine
+    from fusionkit.store import using
 
+    places = make_places(data_root, store)
     try:
-        with show_progress(quiet=quiet or as_json) as show:
+        with using(places.store), show_progress(quiet=quiet or as_json) as show:
 
             def tell(name: str, data: Mapping[str, Any]) -> None:
                 if name != "audited":  # what it found comes below
                     show(name, data)
 
-            found = examine(loaded, make_places(data_root, store), tell).audit
+            found = examine(loaded, places, tell, fetches=False).audit
     except DataError as error:  # the source itself cannot make rows of the data
         found = Audit(errors=[Finding("source", problem) for problem in error.problems])
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ def run(
     sample: Annotated[
         str | None, typer.Option("--id", metavar="COLUMN", help="Column of the rows' ids; they may repeat.")
     ] = None,
+    encoding: Annotated[
+        Literal["utf-8", "latin-1"], typer.Option(help="How the bytes of a CSV table spell its text.")
+    ] = "utf-8",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write there; else to standard output."),
@@ -52,7 +55,7 @@ def run(
 
     places = make_places(data_root, store)
     learned = open_run(followed(run_folder), context.obj.registry, places.data)
-    manifest = read_rows(learned, rows, images, sample)
+    manifest = read_rows(learned, rows, images, sample, encoding)
     with show_progress(quiet=quiet) as tell:
         answers = predict(learned, manifest, places, tell)
     if answers.changes:

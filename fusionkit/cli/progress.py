@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from fusionkit.training.experiment import Tell
+    from fusionkit.interfaces import Tell
 
 LINE_SECONDS = 10.0
 """Without a terminal, how often a long step says how far it is."""
@@ -31,15 +31,49 @@ def show_progress(*, quiet: bool) -> Iterator[Tell]:
 
 def _make_bar() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.text import Text
+
+    class TimeLeft(ProgressColumn):
+        """Counts down to the end that was foreseen when something was last done."""
+
+        def render(self, task: Task) -> Text:
+            ends = task.fields["ends"]
+            return Text("" if ends is None else clock(ends - time.monotonic()), style="progress.remaining")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[count]}", style="progress.download"),
+        TimeLeft(),
     )
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def clock(seconds: float) -> str:
+    """Returns a time left as 0:09, 12:34 or 1:02:03; what takes longer than foreseen has 0:00 left."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _Foreseen:
+    """When a piece of work ends, at its mean speed so far: the speed of the last moments would jump."""
+
+    def __init__(self) -> None:
+        self.first = self.last = 0
+        self.began: float | None = None
+
+    def ends(self, done: int, total: int | None) -> float | None:
+        """Returns when, or None where nothing is known yet."""
+        now = time.monotonic()
+        if total is None or self.began is None or done < self.last:
+            # it begins, or begins again; what an earlier run has done says nothing of the speed
+            self.first, self.began = done, now if total is not None else None
+        self.last = done
+        if total is None or self.began is None or done == self.first:
+            return None
+        return now + (now - self.began) / (done - self.first) * (total - done)
 
 
 SENTENCES = {
@@ -48,8 +82,7 @@ SENTENCES = {
     "part_skipped": "{stage}: {part} has nothing to learn, skipped",
     "waiting": "waiting for {holder}, which computes {what}",
     "memory_full": "{where}: memory is full, batches are computed in {parts} parts",
-    "still_reading": "{modality}: still reading sample {sample} (subject {subject}): {cells}, "
-    "for {seconds} s; Ctrl-C ends the run",
+    "still_reading": "{modality}: still reading {where}: {cells}, for {seconds} s; Ctrl-C ends the run",
 }
 ALWAYS = ("waiting", "job_failed", "memory_full", "still_reading")
 """What is told in every fold, and on a terminal as a line of its own where it is not the bar's label."""
@@ -103,6 +136,7 @@ class _Live:
         self.step: TaskID | None = None
         self.label = ""
         self.stage = ""
+        self.of_folds = self.of_step = _Foreseen()
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
         if name in ALWAYS:
@@ -131,16 +165,24 @@ class _Live:
             self.bar.console.print(line, markup=False, highlight=False)
 
     def _show_fold(self, done: int, n_folds: int, n_jobs: int) -> None:
-        if self.folds is None:
-            self.folds = self.bar.add_task("folds")
         # other jobs compute the rest meanwhile, so the time left is that of this process's share
         share = -(-n_folds // n_jobs)
-        self.bar.update(self.folds, completed=done, total=share if done < share else n_folds)
+        if self.folds is None:
+            self.of_folds = _Foreseen()
+            self.folds = self.bar.add_task("folds", count="", ends=None)
+        self._update(self.folds, self.of_folds, "folds", done, share if done < share else n_folds)
 
     def _show(self, label: str, done: int, total: int | None) -> None:
         if self.step is None or label != self.label:
             if self.step is not None:
                 self.bar.remove_task(self.step)  # resetting it would keep the old total
-            self.step = self.bar.add_task(label, total=total)
+            self.of_step = _Foreseen()
+            self.step = self.bar.add_task(label, total=total, count="", ends=None)
         self.label = label
-        self.bar.update(self.step, description=label[:36], completed=done, total=total)
+        self._update(self.step, self.of_step, label[:36], done, total)
+
+    def _update(self, task: TaskID, foreseen: _Foreseen, label: str, done: int, total: int | None) -> None:
+        # of some things nobody knows beforehand how much there is to do
+        count = "" if total is None else f"{done}/{total}"
+        ends = foreseen.ends(done, total)
+        self.bar.update(task, description=label, completed=done, total=total, count=count, ends=ends)

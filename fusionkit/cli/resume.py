@@ -9,7 +9,7 @@ import typer
 
 from fusionkit.cli.places import DataRoot, RunsRoot, StoreRoot
 from fusionkit.cli.run import run as run_recipe
-from fusionkit.cli.session import Session
+from fusionkit.cli.session import Session, is_absent
 
 
 def run(
@@ -28,23 +28,26 @@ def run(
     It goes on from the store, in a new run folder. The same command as before does the same; this one
     looks up the recipe and its changes.
     """
-    from fusionkit.run_folder import find_unfinished, read_marker
+    from fusionkit.run_folder import find_unfinished, hinting_at_plugins, read_marker
 
     folder = find_unfinished(run_folder, runs)
     given = read_marker(folder)
     plugins = given.get("plugins")
     if isinstance(plugins, list):
-        context.obj = Session(tuple(dict.fromkeys([*context.obj.plugins, *map(str, plugins)])))
+        # one that has moved may have been named anew; else the recipe says what it lacks
+        there = [name for name in map(str, plugins) if not is_absent(name)]
+        context.obj = Session(tuple(dict.fromkeys([*context.obj.plugins, *there])))
     typer.echo(f"continuing {folder}", err=True)
-    run_recipe(
-        context,
-        folder / "resolved.yaml",
-        data_root=data_root or _folder(given, "data_root"),
-        store=store or _folder(given, "store"),
-        runs=runs if run_folder is None else folder.parent.parent,
-        as_json=as_json,
-        quiet=quiet,
-    )
+    with hinting_at_plugins(folder, context.obj.all_plugins):
+        run_recipe(
+            context,
+            folder / "resolved.yaml",
+            data_root=data_root or _folder(given, "data_root"),
+            store=store or _folder(given, "store"),
+            runs=runs if run_folder is None else folder.parent.parent,
+            as_json=as_json,
+            quiet=quiet,
+        )
 
 
 def _folder(given: dict[str, object], name: str) -> Path | None:

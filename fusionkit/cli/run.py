@@ -57,8 +57,9 @@ def run(
     from fusionkit.evaluation.summary import report_text
 
     print(report_text(result.report))
-    done = f"{result.computed} stages computed" if result.computed else "nothing computed, all from the store"
-    print(f"Files: {result.folder} ({done})")
+    stages = f"{result.computed} stage{'s' * (result.computed != 1)} computed."
+    print(stages if result.computed else "Nothing computed, all from the store.")
+    print(f"Files: {result.folder}")
 
 
 def _dry_run(loaded: LoadedRecipe, places: Places, *, as_json: bool) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusionkit.errors import PluginError
+from fusionkit.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from fusionkit.registry import Registry
@@ -24,9 +26,16 @@ class Session:
 
     @cached_property
     def all_plugins(self) -> Registry:
-        """Every plugin, broken ones included."""
+        """Every plugin, broken ones included; raises UsageError where `-p` names a file that is not there."""
         from fusionkit.registry import Registry
 
+        problems = [
+            f"-p {name}: there is no such plugin file or folder. Give its path from here, or a module's name."
+            for name in self.plugins
+            if is_absent(name)
+        ]
+        if problems:
+            raise UsageError(problems)
         return Registry.discover(self.plugins)
 
     @property
@@ -38,3 +47,8 @@ class Session:
         if problems:
             raise PluginError(problems)
         return registry
+
+
+def is_absent(plugin: str) -> bool:
+    """Says whether what `-p` named is a path, and nothing is there."""
+    return (plugin.endswith(".py") or os.sep in plugin) and not Path(plugin).exists()

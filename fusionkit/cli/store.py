@@ -7,7 +7,7 @@ import json
 import shutil
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,16 +52,46 @@ def list_(
     if as_json:
         print(json.dumps([dataclasses.asdict(entry) for entry in shown]))
         return
-    if shown:
+    lines = _lines(root, shown)
+    if lines:
         print(f"{'KIND':<12}{'NAME':<10}{'SIZE':>9}  {'UNUSED':<8}WHAT")
     width = shutil.get_terminal_size().columns
-    for entry in shown:
-        what = textwrap.shorten(_describe(root, entry), max(20, width - 41), placeholder="...")
-        age = _age(time.time() - entry.modified)
-        print(f"{entry.kind:<12}{entry.name[:8]:<10}{human(entry.size):>9}  {age:<8}{what}".rstrip())
+    for line in lines:
+        what = textwrap.shorten(line.what, max(20, width - 41), placeholder="...")
+        age = _age(time.time() - line.used)
+        print(f"{line.kind:<12}{line.name[:8]:<10}{human(line.size):>9}  {age:<8}{what}".rstrip())
     print(f"{_count(len(shown))}, {human(sum(entry.size for entry in shown))} in {root}.")
     if len(shown) < len(entries):
         print(f"Not shown: {_count(len(entries) - len(shown))} that sources generated.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """One line of the list: a file, or all of a folder whose files belong together."""
+
+    kind: str
+    name: str
+    size: int
+    used: float
+    what: str
+
+
+def _lines(root: Path, entries: Sequence[StoreEntry]) -> list[_Line]:
+    """Returns the lines, newest first; one encoder's features, or one source's files, are one line."""
+    groups: dict[tuple[str, str], list[StoreEntry]] = {}
+    for entry in entries:
+        own = entry.name.partition("/")[0] if entry.kind in ("features", "sources") else entry.name
+        groups.setdefault((entry.kind, own), []).append(entry)
+    return [
+        _Line(
+            kind,
+            name.rpartition("-")[2] if kind == "sources" else name,
+            sum(entry.size for entry in of_group),
+            max(entry.modified for entry in of_group),
+            _describe(root, kind, name, of_group),
+        )
+        for (kind, name), of_group in groups.items()
+    ]
 
 
 def _age(seconds: float) -> str:
@@ -71,12 +101,18 @@ def _age(seconds: float) -> str:
     return "now"
 
 
-def _describe(root: Path, entry: StoreEntry) -> str:
-    """Says in a few words what a file holds."""
-    metadata = entry.metadata
-    if entry.kind == "features":
-        return _describe_features(root / entry.kind / entry.name)
-    if entry.kind == "checkpoints" and "epoch" in metadata:
+def _describe(root: Path, kind: str, name: str, entries: Sequence[StoreEntry]) -> str:
+    """Says in a few words what a line's files hold."""
+    metadata = entries[0].metadata
+    if kind == "features":
+        return _describe_features([root / kind / entry.name for entry in entries])
+    if kind == "sources":
+        return f"{_count(len(entries))} of {name}"
+    if kind == "audits":
+        return "contents found whole"
+    if kind == "broken":
+        return "set aside: not what was written"
+    if kind == "checkpoints" and "epoch" in metadata:
         return f"after epoch {metadata['epoch']}"
     if "verb" not in metadata:
         return str(metadata.get("state", ""))
@@ -84,15 +120,20 @@ def _describe(root: Path, entry: StoreEntry) -> str:
     return f"{stage}{metadata['verb']} {', '.join(metadata.get('parts', []))}"
 
 
-def _describe_features(path: Path) -> str:
+def _describe_features(paths: Sequence[Path]) -> str:
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="np") as file:
-            rows, width = file.get_slice("values").get_shape()
-    except (SafetensorError, OSError, ValueError):
-        return "unreadable"
-    return f"{rows} rows of {width} values"
+    n_rows, widths = 0, set()
+    for path in paths:
+        try:
+            with safe_open(path, framework="np") as file:
+                rows, width = file.get_slice("values").get_shape()
+        except (SafetensorError, OSError, ValueError):
+            return "unreadable"
+        n_rows += rows
+        widths.add(width)
+    of_files = f" in {_count(len(paths))}" if len(paths) > 1 else ""
+    return f"{n_rows} rows of {' or '.join(map(str, sorted(widths)))} values{of_files}"
 
 
 @app.command("size")

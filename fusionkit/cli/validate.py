@@ -10,11 +10,12 @@ import typer
 
 if TYPE_CHECKING:
     from fusionkit.recipe.load import LoadedRecipe
+    from fusionkit.recipe.sweep import LoadedSweep
 
 
 def run(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe or sweep file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="PATH=VALUE", help="Changes to the recipe.")
     ] = None,
@@ -26,11 +27,16 @@ def run(
         bool, typer.Option("--json", help="Print the resolved recipe, or the problems, as JSON.")
     ] = False,
 ) -> None:
-    """Check a recipe without reading data, and say what it does."""
+    """Check a recipe or a sweep without reading data, and say what it does."""
     from fusionkit.errors import FusionkitError
     from fusionkit.recipe.load import load_recipe
+    from fusionkit.recipe.sweep import is_sweep, load_sweep
 
     try:
+        if is_sweep(recipe):
+            sweep = load_sweep(recipe, context.obj.registry, overrides or [], data_root=data_root)
+            _print_sweep(recipe, sweep, as_json=as_json)
+            return
         loaded = load_recipe(recipe, context.obj.registry, overrides or [], data_root=data_root)
     except FusionkitError as error:
         if not as_json:
@@ -42,6 +48,19 @@ def run(
         print(json.dumps({"valid": True, "columns": columns, "resolved": loaded.resolved}, indent=2))
     else:
         print("\n".join([f"{recipe} is valid.", *summarize(loaded)]))
+
+
+def _print_sweep(path: Path, loaded: LoadedSweep, *, as_json: bool) -> None:
+    if as_json:
+        tasks = [
+            {"variant": task.variant.name, "seed": task.seed, "resolved": task.loaded.resolved}
+            for task in loaded.tasks
+        ]
+        print(json.dumps({"valid": True, "experiments": tasks}, indent=2))
+        return
+    names = [variant.name for variant in loaded.sweep.variants]
+    print(f"{path} is valid: {len(names)} variants, {len(loaded.tasks)} experiments.")
+    print("\n".join(f"  {name}" for name in names))
 
 
 def summarize(loaded: LoadedRecipe) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionkit.data.alike import tell_once
 from fusionkit.data.audit_columns import (
     GIVES_AWAY,
     Column,
@@ -18,8 +19,18 @@ from fusionkit.data.audit_columns import (
     index_subjects,
     read_column,
     settling_values,
+    similar_subjects,
 )
-from fusionkit.data.audit_files import Files, Finding, Whole, decode_files, digest_files, duplicates
+from fusionkit.data.audit_files import (
+    Files,
+    Finding,
+    Whole,
+    absent_files,
+    decode_files,
+    duplicates,
+    find_files,
+    n_distinct,
+)
 from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
@@ -90,14 +101,19 @@ class Audit:
     n_bad_cells: int = 0
 
     def problems(self) -> list[str]:
-        """Returns the errors as sentences, at most 20 of each check and a count of the others."""
+        """Returns the errors as sentences, rows with one mistake in one; at most 20 of each check."""
         sentences: list[str] = []
         for check in dict.fromkeys(finding.check for finding in self.errors):
             found = [finding.message for finding in self.errors if finding.check == check]
             n_found = self.n_bad_cells if check == "value" else len(found)
-            sentences += found[:_SHOWN]
-            if n_found > _SHOWN:
-                sentences.append(f"and {n_found - _SHOWN} more {_PLURALS.get(check, 'problems')}.")
+            if check == "source":  # which says for itself how many more there are
+                sentences += found
+                continue
+            told = tell_once(found)[:_SHOWN]
+            sentences += [sentence for sentence, _ in told]
+            n_more = n_found - sum(n_rows for _, n_rows in told)
+            if n_more:
+                sentences.append(f"and {n_more} more {_PLURALS.get(check, 'problems')}.")
         return sentences
 
     def raise_errors(self) -> None:
@@ -135,14 +151,12 @@ def audit_data(
     """
     schema = {name: manifest.schema[name] for name in loaded.used_columns}
     files = Files()
-    digest_files(manifest, [name for name, spec in schema.items() if spec.kind == "file"], files)
-    for reader in readers.values():
-        if reader.is_stored:
-            whole = Whole(store, _reading(loaded, reader))
-            decode_files(manifest, reader, whole, files, threads, tell)
-    bad, n_bad = bad_cells(manifest, schema, _LISTED)
-    errors = [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
-    errors += [*files.problems, *duplicates(manifest, files, folds)]
+    stored = [reader for reader in readers.values() if reader.is_stored]
+    find_files(manifest, _file_columns(schema), stored, files)
+    for reader in stored:
+        decode_files(reader, Whole(store, _reading(loaded, reader)), files, threads, tell)
+    errors, n_bad = _errors(manifest, schema, files.problems)
+    errors += duplicates(manifest, files, folds)
     subjects = index_subjects(manifest, outcomes or _undisputed(manifest))
     columns = [read_column(name, spec, manifest.cells[name]) for name, spec in schema.items()]
     present = {
@@ -163,6 +177,27 @@ def audit_data(
     )
 
 
+def check_rows(manifest: Manifest, columns: Sequence[str]) -> Audit:
+    """Looks at every cell of some columns and finds their files, but decodes none: for rows to predict."""
+    schema = {name: manifest.schema[name] for name in columns}
+    errors, n_bad = _errors(manifest, schema, absent_files(manifest, _file_columns(schema)))
+    return Audit(samples=len(manifest), errors=errors, n_bad_cells=n_bad)
+
+
+def _file_columns(schema: Mapping[str, ColumnSpec]) -> list[str]:
+    return [name for name, spec in schema.items() if spec.kind == "file"]
+
+
+def _errors(
+    manifest: Manifest, schema: Mapping[str, ColumnSpec], of_files: Sequence[Finding]
+) -> tuple[list[Finding], int]:
+    """Returns what is wrong with rows, cells and files, and how many cells are outside their declaration."""
+    bad, n_bad = bad_cells(manifest, schema, _LISTED)
+    errors = [Finding("source", sentence) for sentence in manifest.problems]
+    errors += [Finding("value", sentence, (manifest.samples[row],)) for row, sentence in bad]
+    return [*errors, *of_files], n_bad
+
+
 def _warnings(
     loaded: LoadedRecipe,
     manifest: Manifest,
@@ -171,7 +206,7 @@ def _warnings(
     facts: Sequence[ColumnFacts],
     present: Mapping[str, BoolArray],
 ) -> list[Finding]:
-    warnings: list[Finding] = []
+    warnings = _similar(manifest)
     telling = set()
     for modality, rows in present.items():
         found = _modality(modality, rows, subjects)
@@ -183,6 +218,28 @@ def _warnings(
         of_record = [column for column in columns if column.name in read and column.is_number]
         warnings += _differing(modality, of_record, subjects, manifest)
     return warnings
+
+
+def _similar(manifest: Manifest) -> list[Finding]:
+    """Returns one warning for all subjects whose ids may be two spellings of one."""
+    groups = similar_subjects(manifest.subjects)
+    if not groups:
+        return []
+    shown = "; ".join(" and ".join(map(_spell, group)) for group in groups[:_SHOWN])
+    more = f"; and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
+    message = (
+        f"subjects: ids that differ only by case, blanks or Unicode form ({shown}{more}). If they are one "
+        "patient, mend them: a split may put them on both sides."
+    )
+    named = {subject for group in groups for subject in group}
+    rows = [row for row, subject in enumerate(manifest.subjects) if subject in named]
+    return [Finding("subject", message, tuple(manifest.samples[row] for row in rows))]
+
+
+def _spell(subject: str) -> str:
+    """Returns an id such that two that look alike can be told apart."""
+    shown, exact = repr(subject), ascii(subject)
+    return shown if shown == exact else f"{shown} ({exact})"
 
 
 def _reading(loaded: LoadedRecipe, reader: ModalityReader) -> str:
@@ -233,7 +290,7 @@ def _facts(column: Column, loaded: LoadedRecipe, subjects: Subjects, files: File
         kind=column.spec.kind,
         modalities=tuple(name for name, names in loaded.columns.items() if column.name in names),
         missing=int((~column.present).sum()),
-        distinct=len(column.values) if digests is None else len(set(digests.values())),
+        distinct=len(column.values) if digests is None else n_distinct(digests),
         auc=None if auc is None else round(auc, 3),
     )
 
@@ -266,7 +323,7 @@ def _column(
 ) -> list[Finding]:
     where = f"{' and '.join(fact.modalities)}: {column.name}"
     found = []
-    if not column.values:
+    if not len(column.values):
         found.append(Finding("missing", f"{where}: no row has a value. Leave the column out."))
     elif column.is_number:
         if len(column.values) == 1:

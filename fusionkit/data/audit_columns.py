@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -88,16 +89,23 @@ class Column:
         return self.spec.kind in TABULAR_KINDS
 
 
+def similar_subjects(subjects: Sequence[str]) -> list[list[str]]:
+    """Returns the ids that differ only by case, blanks or Unicode's ways to write the same, together."""
+    names = pl.DataFrame({"name": pl.Series(subjects, dtype=pl.String).unique(maintain_order=True)})
+    plain = pl.col("name").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[\s\p{Cf}]", "")
+    # only the few that repeat are brought together: there may be a million
+    repeated = names.with_columns(plain.alias("plain")).filter(pl.col("plain").is_duplicated())
+    groups: list[list[str]] = repeated.group_by("plain", maintain_order=True).agg("name")["name"].to_list()
+    return groups
+
+
 def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
     """Turns cells into codes; a cell that its declaration forbids counts as missing, `bad_cells` names it."""
+    if spec.kind not in TABULAR_KINDS:
+        return _read_texts(name, spec, cells)
     texts = [text for text in cells.unique(maintain_order=True).to_list() if text is not None]
-    parsed: Mapping[str, Value | str]
-    if spec.kind in TABULAR_KINDS:
-        values = parse_texts(spec, texts)
-        parsed = {text: value for text, value in values.items() if value is not None}
-    else:
-        parsed = {text: text for text in texts if text not in spec.missing}
-    code_of: dict[Value | str, int] = {}
+    parsed = {text: value for text, value in parse_texts(spec, texts).items() if value is not None}
+    code_of: dict[Value, int] = {}
     written: list[str] = []
     codes: dict[str | None, int] = {None: 0}
     for text in texts:
@@ -112,6 +120,14 @@ def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
     return Column(
         name, spec, np.array([codes[text] for text in cells.to_list()], np.int64), list(code_of), written
     )
+
+
+def _read_texts(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
+    """Does the same for texts that mean themselves; every row may have another, so that none is copied."""
+    known = cells.set(cells.is_in(list(spec.missing)), None) if spec.missing else cells
+    codes = known.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    texts = cast(Sequence[str], known.drop_nulls().unique().sort())
+    return Column(name, spec, codes, texts, texts)
 
 
 def differing_subjects(column: Column, subjects: Subjects) -> NDArray[np.bool_]:

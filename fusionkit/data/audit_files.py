@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusionkit.data.batches import ModalityReader
-from fusionkit.data.digests import file_digest
+from fusionkit.data.batches import KEY_BYTES, Keys, ModalityReader
+from fusionkit.data.digests import content_digest, file_status
 from fusionkit.data.images import ImageInput
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.data.threads import map_in_threads, prefetch
 from fusionkit.errors import DataError
-from fusionkit.interfaces import Cells, Cut
+from fusionkit.interfaces import Cut
 from fusionkit.store import Artefact, Store, read_artefact, to_bytes
 
 _SAVE_SECONDS = 5.0
 _BLOCK = 8
 """Files that a thread reads before it is told how far they are."""
 _SHOWN = 4
+_SORTED = np.dtype(f"S{KEY_BYTES}")
+"""What numpy sorts and compares: of equal length, as all sums are, zeros at the end do not matter."""
+FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,17 @@ class Files:
     """What was found in the files of one manifest.
 
     Args:
-        digests: File column -> row -> the sha256 of its file; rows without a readable file are not in it.
+        digests: File column -> (n,) the sha256 of each row's file; zeros where there is no readable file.
         present: Modality -> (n,) for which rows it exists, for modalities that read files or text.
+        contents: Modality -> the rows that are the first ones with their content.
         decoded: How many were decoded now.
         remembered: How many an earlier audit had found whole.
         problems: What is wrong.
     """
 
-    digests: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    digests: dict[str, NDArray[np.void]] = field(default_factory=dict)
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    contents: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     decoded: int = 0
     remembered: int = 0
     problems: list[Finding] = field(default_factory=list)
@@ -70,67 +76,149 @@ class Whole:
     """
 
     def __init__(self, store: Store, address: str) -> None:
-        self.store, self.name = store, f"audits/{address}.safetensors"
-        self.keys: set[bytes] = set()
-        if store.verify(self.name):
-            rows = read_artefact(store.path(self.name)).tensors["whole"].numpy()
-            self.keys = {row.tobytes() for row in rows}
-        self._n_saved = len(self.keys)
+        self.store, self.address, self.name = store, address, f"audits/{address}.safetensors"
+        self._known = self._read()
+        self._new: set[bytes] = set()
         self._saved = time.monotonic()
+
+    @property
+    def keys(self) -> set[bytes]:
+        """The contents."""
+        return {row.tobytes() for row in self._known.view(Keys)} | self._new
+
+    def lacks(self, keys: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Says which of some contents are not among those of earlier audits."""
+        return np.isin(keys.view(_SORTED), self._known, invert=True)
+
+    def _read(self) -> NDArray[np.bytes_]:
+        if not self.store.verify(self.name, anew=True):
+            return np.zeros(0, dtype=_SORTED)
+        rows = read_artefact(self.store.path(self.name)).tensors["whole"].numpy()
+        return np.ascontiguousarray(rows).view(_SORTED).reshape(-1)
 
     def add(self, key: bytes) -> None:
         """Notes a content, and writes them down every few seconds."""
-        self.keys.add(key)
+        self._new.add(key)
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Writes down what is new."""
-        if len(self.keys) > self._n_saved:
-            rows = np.frombuffer(b"".join(sorted(self.keys)), dtype=np.uint8).reshape(-1, 32).copy()
-            artefact = Artefact({"whole": torch.from_numpy(rows)}, {"audit": "contents found whole"})
-            self.store.put(self.name, to_bytes(artefact))
-            self._n_saved = len(self.keys)
+        """Writes down what is new, beside what others have written meanwhile."""
+        if self._new:
+            # a short wait, also for those who leave to others what takes long
+            with self.store.lock(self.address, "which files are whole", waits=True):
+                new = np.frombuffer(b"".join(self._new), dtype=_SORTED)
+                self._known = np.unique(np.concatenate([self._known, self._read(), new]))
+                rows = self._known.view(np.uint8).reshape(-1, KEY_BYTES).copy()
+                artefact = Artefact({"whole": torch.from_numpy(rows)}, {"audit": "contents found whole"})
+                self.store.put(self.name, to_bytes(artefact))
+            self._new = set()
         self._saved = time.monotonic()
 
 
-def digest_files(manifest: Manifest, columns: Iterable[str], files: Files) -> None:
-    """Finds every file of the columns, and compares its sha256 with the one that the data give for it."""
+def find_files(
+    manifest: Manifest, columns: Sequence[str], readers: Sequence[ModalityReader], files: Files
+) -> None:
+    """Finds every file, compares its sha256 with the one that the data give for it, and asks for contents.
+
+    Row by row, so that a file is read once however many there are.
+
+    Args:
+        manifest: The rows.
+        columns: The file columns.
+        readers: Whose contents are noted.
+        files: Where to put what is found.
+    """
     for name in columns:
-        found = files.digests.setdefault(name, {})
-        checksums = manifest.checksums.get(name)
+        files.digests[name] = np.zeros(len(manifest), dtype=Keys)
+    for reader in readers:
+        files.present[reader.name] = np.zeros(len(manifest), dtype=bool)
+    for row in range(len(manifest)):
+        for name in columns:
+            digest = _find_file(manifest, row, name, content_digest, files.problems)
+            if digest is not None:
+                files.digests[name][row] = np.void(digest)
+                _compare(manifest, row, name, digest, files)
+        for reader in readers:
+            _note_content(reader, row, files)
+    for reader in readers:
+        here = np.flatnonzero(files.present[reader.name])
+        first = np.unique(reader.keys(here).view(_SORTED), return_index=True)[1]
+        files.contents[reader.name] = here[np.sort(first)]
+
+
+def is_found(digests: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Says for which rows there is a readable file."""
+    found: NDArray[np.bool_] = np.asarray(digests.view(np.uint8).reshape(-1, KEY_BYTES).any(1))
+    return found
+
+
+def n_distinct(digests: NDArray[np.void]) -> int:
+    """Counts the different files of a column."""
+    return len(np.unique(digests[is_found(digests)].view(_SORTED)))
+
+
+def absent_files(manifest: Manifest, columns: Sequence[str]) -> list[Finding]:
+    """Names every file that is not there, and reads none."""
+    problems: list[Finding] = []
+    for name in columns:
         for row in range(len(manifest)):
-            try:
-                path = manifest.cells_of(row, [name])[name]
-            except DataError as error:
-                files.problems += [Finding("file", text, _ids(manifest, row)) for text in error.problems]
-                continue
-            if not isinstance(path, Path):
-                continue
-            digest = _digest(path)
-            if isinstance(digest, str):
-                message = f"{manifest.where(row)}: {name}: {digest}"
-                files.problems.append(Finding("file", message, _ids(manifest, row)))
-                continue
-            found[row] = digest
-            given = checksums[row] if checksums else None
-            if given is not None and given.lower() != digest.hex():
-                message = (
-                    f"{manifest.where(row)}: {name}: not the file that its checksum names ({path}: "
-                    f"sha256 {digest.hex()[:12]}, given {given.lower()[:12]}). Fetch it again, or mend the "
-                    "checksum."
-                )
-                files.problems.append(Finding("checksum", message, _ids(manifest, row)))
+            _find_file(manifest, row, name, file_status, problems)
+    return problems
 
 
-def _digest(path: Path) -> bytes | str:
-    """Returns a file's sha256, or what is wrong with it."""
-    if not path.is_file():
-        return f"there is no such file ({path}). Check its name and the folder that it is relative to."
+def _find_file(
+    manifest: Manifest, row: int, name: str, read: Callable[[Path], FoundT], problems: list[Finding]
+) -> FoundT | None:
+    """Returns what is found out of a row's file; None where the cell is missing, or something is wrong."""
     try:
-        return file_digest(path)
+        path = manifest.cells_of(row, [name])[name]
+    except DataError as error:
+        problems += [Finding("file", text, _ids(manifest, row)) for text in error.problems]
+        return None
+    if not isinstance(path, Path):
+        return None
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        reason = f"there is no such file ({path}). Check its name and the folder that it is relative to."
     except OSError as error:
-        return f"the file cannot be read ({path}: {error.strerror}). Check it and its rights."
+        reason = f"the file cannot be read ({path}: {error.strerror}). Check it and its rights."
+    problems.append(Finding("file", f"{manifest.where(row)}: {name}: {reason}", _ids(manifest, row)))
+    return None
+
+
+def _compare(manifest: Manifest, row: int, name: str, digest: bytes, files: Files) -> None:
+    """Compares a file's sha256 with the one that the data give for it."""
+    checksums = manifest.checksums.get(name)
+    given = checksums[row] if checksums else None
+    if given is not None and given.lower() != digest.hex():
+        path = manifest.cells_of(row, [name])[name]
+        message = (
+            f"{manifest.where(row)}: {name}: not the file that its checksum names ({path}: "
+            f"sha256 {digest.hex()[:12]}, given {given.lower()[:12]}). Fetch it again, or mend the "
+            "checksum."
+        )
+        files.problems.append(Finding("checksum", message, _ids(manifest, row)))
+
+
+def _note_content(reader: ModalityReader, row: int, files: Files) -> None:
+    """Notes whether a row has the modality, and its content; rows with a file's problem are passed over."""
+    manifest = reader.manifest
+    try:
+        cells = manifest.cells_of(row, reader.spec.columns)
+    except DataError:
+        return  # named by _find_file
+    named = [name for name, cell in cells.items() if isinstance(cell, Path)]
+    if not all(name in files.digests and is_found(files.digests[name][row : row + 1])[0] for name in named):
+        return
+    try:
+        key = reader.key(row)
+    except DataError as error:
+        files.problems += [Finding("file", problem, _ids(manifest, row)) for problem in error.problems]
+        return
+    if key is not None:
+        files.present[reader.name][row] = True
 
 
 def _ids(manifest: Manifest, *rows: int) -> tuple[str, ...]:
@@ -138,7 +226,6 @@ def _ids(manifest: Manifest, *rows: int) -> tuple[str, ...]:
 
 
 def decode_files(
-    manifest: Manifest,
     reader: ModalityReader,
     whole: Whole,
     files: Files,
@@ -148,38 +235,29 @@ def decode_files(
     """Reads every content of a modality once, all of it, unless an earlier audit has.
 
     Args:
-        manifest: The rows.
         reader: Reads them.
         whole: The contents that are known to be whole.
-        files: Where to put what is found; rows whose file has a problem already are passed over.
+        files: The contents, and where to put what is found.
         threads: How many images are decoded side by side; a plugin's own files are read one by one.
         tell: Is told how many of how many are done.
     """
-    rows, present = _contents(manifest, reader, files)
-    files.present[reader.name] = present
-    todo = {key: row for key, row in rows.items() if key not in whole.keys}
+    rows = files.contents[reader.name]
+    todo = rows[whole.lacks(reader.keys(rows))]
     files.remembered += len(rows) - len(todo)
     files.decoded += len(todo)
     done, workers = 0, threads if isinstance(reader.spec, ImageInput) else 0
-    blocks = _blocks(list(todo.items()), max(1, threads) * _BLOCK)
-    found = (
-        map_in_threads(lambda entry: (entry[0], _read(reader, entry[1])), part, workers) for part in blocks
-    )
+    blocks = np.split(todo, range(size := max(1, threads) * _BLOCK, len(todo), size)) if len(todo) else []
+    found = (map_in_threads(lambda row: (row, _read(reader, row)), part.tolist(), workers) for part in blocks)
     try:
         for part in prefetch(found, look=reader.tell_slow):
-            for key, problems in part:
+            for row, problems in part:
                 files.problems += problems
                 if not problems:
-                    whole.add(key)
+                    whole.add(reader.keys(np.array([row]))[0].tobytes())
             done += len(part)
             tell(done, len(todo))
     finally:
         whole.save()
-
-
-def _blocks(entries: list[tuple[bytes, int]], size: int) -> Iterator[list[tuple[bytes, int]]]:
-    for start in range(0, len(entries), size):
-        yield entries[start : start + size]
 
 
 def _read(reader: ModalityReader, row: int) -> list[Finding]:
@@ -191,41 +269,13 @@ def _read(reader: ModalityReader, row: int) -> list[Finding]:
     return []
 
 
-def _contents(
-    manifest: Manifest, reader: ModalityReader, files: Files
-) -> tuple[dict[bytes, int], NDArray[np.bool_]]:
-    """Returns the first row of each content, and for which rows the modality exists."""
-    rows: dict[bytes, int] = {}
-    present = np.zeros(len(manifest), dtype=bool)
-    for row in range(len(manifest)):
-        try:
-            cells = manifest.cells_of(row, reader.spec.columns)
-        except DataError:
-            continue  # named by digest_files
-        if not _are_there(cells, row, files):
-            continue
-        try:
-            key = reader.key(row)
-        except DataError as error:
-            files.problems += [Finding("file", problem, _ids(manifest, row)) for problem in error.problems]
-            continue
-        if key is not None:
-            present[row] = True
-            rows.setdefault(key, row)
-    return rows, present
-
-
-def _are_there(cells: Cells, row: int, files: Files) -> bool:
-    """Says whether every file of a row's cells could be read."""
-    return all(row in files.digests.get(name, {}) for name, cell in cells.items() if isinstance(cell, Path))
-
-
 def duplicates(manifest: Manifest, files: Files, folds: Sequence[Fold]) -> list[Finding]:
     """Names every file that is under two subjects, or in two samples that a fold puts on both sides."""
     places: dict[bytes, dict[int, str]] = {}
+    repeated = _repeated(files)
     for name, digests in files.digests.items():
-        for row, digest in digests.items():
-            places.setdefault(digest, {}).setdefault(row, name)
+        for row in np.flatnonzero(np.isin(digests.view(_SORTED), repeated)).tolist():
+            places.setdefault(digests[row].tobytes(), {}).setdefault(row, name)
     shared = {digest: columns for digest, columns in places.items() if len(columns) > 1}
     sides = _sides(folds if shared else (), len(manifest))
     findings = []
@@ -247,6 +297,15 @@ def duplicates(manifest: Manifest, files: Files, folds: Sequence[Fold]) -> list[
         )
         findings.append(Finding("duplicate", message, _ids(manifest, *columns)))
     return findings
+
+
+def _repeated(files: Files) -> NDArray[np.bytes_]:
+    """Returns the digests that are there more than once; mostly none, of a million."""
+    found = [digests[is_found(digests)].view(_SORTED) for digests in files.digests.values()]
+    if not found:
+        return np.zeros(0, dtype=_SORTED)
+    values, counts = np.unique(np.concatenate(found), return_counts=True)
+    return values[counts > 1]
 
 
 def _sides(folds: Sequence[Fold], n_rows: int) -> NDArray[np.int8]:

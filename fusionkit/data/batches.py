@@ -334,6 +334,7 @@ class ModalityReader:
                 if row in self._reading:
                     self._reading[row] = since, now + (now - since)
                 what = {"sample": self.manifest.samples[row], "subject": self.manifest.subjects[row]}
+                what["where"] = self.manifest.where(row)
                 seconds = round(now - since)
                 self.tell(
                     "still_reading",

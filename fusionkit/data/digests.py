@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
+import os
+import stat
+from functools import lru_cache
 from pathlib import Path
+
+from fusionkit.store import file_digest
 
 _MEMO_FILES = 8192
 """How many digests are kept: readers keep those of their own rows, so that this serves what is read twice."""
-_memo: dict[tuple[int, int, int, int, int], bytes] = {}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
-def file_digest(path: Path) -> bytes:
-    """Returns the sha256 of a file's bytes, computed once until the file changes; raises OSError."""
+def file_status(path: Path) -> os.stat_result:
+    """Returns what the system says of a file; OSError where there is none: a pipe may have no end."""
     status = path.stat()
-    mark = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-    digest = _memo.get(mark)
-    if digest is None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        if len(_memo) >= _MEMO_FILES:
-            _memo.clear()
-        _memo[mark] = digest
-    return digest
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+    return status
+
+
+def content_digest(path: Path) -> bytes:
+    """Returns the sha256 of a file's bytes, computed once until the file changes; OSError if it is none."""
+    status = file_status(path)
+    return _digest(
+        path, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    )
+
+
+@lru_cache(_MEMO_FILES)
+def _digest(path: Path, mark: tuple[int, ...]) -> bytes:
+    return bytes.fromhex(file_digest(path))

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from fusionkit.data.digests import file_digest
+from fusionkit.data.digests import content_digest
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.specs import AugmentOptions, ColumnSpec, ImageOptions
@@ -101,7 +101,7 @@ class ImageInput:
         if path is None:
             return None
         try:
-            return file_digest(path)
+            return content_digest(path)
         except OSError as error:
             raise _unreadable(path, error) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -13,7 +14,7 @@ from fusionkit.errors import DataError, suggest
 from fusionkit.interfaces import Cells
 from fusionkit.specs import ColumnSpec
 
-_SHOWN = 20
+_PLAIN_NAME = re.compile(r"\w[\w .,()+=-]*")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Manifest:
         dropped: Why rows were left out -> how many.
         checksums: File column -> the sha256 that the data give for each row's file, in hexadecimal digits, or
             None.
+        problems: What is wrong with the rows, as sentences; the audit reports them with all else, and nothing
+            runs.
+        table: Name of a table of rows to predict; messages name it, where others name a subject.
     """
 
     samples: Sequence[str]
@@ -47,7 +51,9 @@ class Manifest:
     subject_outcomes: Sequence[str | None] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     checksums: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    _paths: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    problems: Sequence[str] = ()
+    table: str = ""
+    _folders: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -80,35 +86,36 @@ class Manifest:
                 cells[name] = text
         return cells
 
-    def check_files(self, columns: Iterable[str]) -> list[str]:
-        """Returns a sentence for each file that is not there, at most 20 and a count of the others."""
-        problems: list[str] = []
-        for name in columns:
-            for row in range(len(self)):
-                try:
-                    path = self.cells_of(row, [name])[name]
-                except DataError as error:
-                    problems += error.problems
-                    continue
-                if isinstance(path, Path) and not path.is_file():
-                    problems.append(
-                        f"{self.where(row)}: {name}: there is no such file ({path}). "
-                        "Check its name and the folder that it is relative to."
-                    )
-        more = [f"and {len(problems) - _SHOWN} more files."] if len(problems) > _SHOWN else []
-        return problems[:_SHOWN] + more
-
     def _file(self, row: int, name: str, text: str) -> Path:
         try:
-            if text not in self._paths:  # following links takes longer than all else about a row
-                self._paths[text] = resolve_file(self.root, text)
-            return self._paths[text]
+            return self._plain_file(text) or resolve_file(self.root, text)
         except DataError as error:
             raise DataError([f"{self.where(row)}: {name}: {problem}" for problem in error.problems]) from None
 
+    def _plain_file(self, text: str) -> Path | None:
+        """Returns the path of a file that is no link, in a folder that does not leave `root`; else None.
+
+        Following links takes longer than all else about a row, so those of a folder are followed once. Paths
+        are not kept: of a large cohort they would fill the memory.
+        """
+        folder, slash, name = text.rpartition("/")
+        if not _PLAIN_NAME.fullmatch(name) or (slash and not folder):
+            return None
+        path = self.root / text
+        try:
+            if folder not in self._folders:
+                resolve_file(self.root, folder or ".")
+                self._folders.add(folder)
+            return None if path.is_symlink() else path
+        except (OSError, DataError):  # what is wrong is said of the whole path
+            return None
+
     def where(self, row: int) -> str:
         """Names a row for a message."""
-        return f"sample {self.samples[row]} (subject {self.subjects[row]})"
+        sample, subject = self.samples[row], self.subjects[row]
+        if not self.table:
+            return f"sample {sample} (subject {subject})"
+        return f"{self.table}: {sample}" + (f" ({subject})" if subject not in ("", sample) else "")
 
 
 def resolve_file(root: Path, text: str) -> Path:

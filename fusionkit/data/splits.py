@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.errors import DataError, RecipeError
-from fusionkit.recipe.schema import ColumnSplit, FoldSplit, HoldoutSplit
+from fusionkit.errors import DataError
+from fusionkit.recipe.schema import SETS, ColumnSplit, FoldSplit, HoldoutSplit
 
 Split = HoldoutSplit | FoldSplit | ColumnSplit
 Units = Mapping[str, str]
@@ -100,7 +100,7 @@ def _fold(
     usable = set(usable)
     for row, owner in enumerate(owners):
         rows[sets.get(owner, "") if row in usable else ""].append(row)
-    return Fold(repeat, fold, *(tuple(rows[name]) for name in ("train", "validation", "test", "")))
+    return Fold(repeat, fold, *(tuple(rows[name]) for name in (*SETS, "")))
 
 
 def _shuffle(units: Iterable[str], words: str) -> list[str]:
@@ -174,10 +174,10 @@ def _check_folds(dealt: Sequence[set[str]], units: Units, classes: Sequence[str]
 
 def _split_by_column(split: ColumnSplit, manifest: Manifest, subject_outcomes: Mapping[str, str]) -> Fold:
     manifest.require_columns([split.column], "split")
-    set_of = _sets_by_value(split)
+    set_of = {value: name for name in SETS for value in getattr(split, name)}
     usable = _usable_rows(manifest, subject_outcomes)
     texts = manifest.cells[split.column].to_list()
-    rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    rows: dict[str, list[int]] = {name: [] for name in SETS}
     for row in usable:
         if texts[row] in set_of:
             rows[set_of[texts[row]]].append(row)
@@ -198,19 +198,6 @@ def _split_by_column(split: ColumnSplit, manifest: Manifest, subject_outcomes: M
     left_out = tuple(row for row in range(len(manifest)) if row not in used)
     train, validation, test = (tuple(members) for members in rows.values())
     return Fold(0, 0, train, validation, test, left_out)
-
-
-def _sets_by_value(split: ColumnSplit) -> dict[str, str]:
-    named = [(value, name) for name in ("train", "validation", "test") for value in getattr(split, name)]
-    counts = Counter(value for value, _ in named)
-    problems = []
-    for value, count in counts.items():
-        if count > 1:
-            sets = " and ".join(name for other, name in named if other == value)
-            problems.append(f"split: the value '{value}' stands for {sets}. Name it once.")
-    if problems:
-        raise RecipeError(problems)
-    return dict(named)
 
 
 def _crossing_subjects(column: str, used: Mapping[int, str], manifest: Manifest) -> list[str]:

@@ -34,6 +34,8 @@ VERSION = 1
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = torch.finfo(torch.float32).max
 _MEMO_ROWS = 4096
+_BLOCK = 8192
+"""Rows that are read before they become a frame."""
 _SHOWN = 20
 _NO_SINGLE_VALUE = (pl.Binary, pl.Object, pl.Duration)
 _MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -203,22 +205,13 @@ def _why_refused(spec: ColumnSpec, text: str) -> str:
     return f"not a finite number ('{shorten(text)}'). Missing is written: {missing}."
 
 
-def check_table(manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> list[str]:
-    """Returns a sentence for each cell that its declaration forbids, at most 20 and a count of the others.
-
-    Columns that are not numbers (files, text) are left to those who read them.
-    """
-    bad, n_bad = bad_cells(manifest, columns, _SHOWN)
-    problems = [sentence for _, sentence in bad]
-    if n_bad > len(problems):
-        problems.append(f"and {n_bad - len(problems)} more cells.")
-    return problems
-
-
 def bad_cells(
     manifest: Manifest, columns: Mapping[str, ColumnSpec], limit: int
 ) -> tuple[list[tuple[int, str]], int]:
-    """Returns row and sentence of the first cells that their declaration forbids, and how many there are."""
+    """Returns row and sentence of the first cells that their declaration forbids, and how many there are.
+
+    Columns that are not numbers (files, text) are left to those who read them.
+    """
     problems: list[tuple[int, str]] = []
     n_bad = 0
     for name, spec in columns.items():
@@ -299,39 +292,55 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
-    text = _decode(path, encoding)
-    delimiter = _sniff(path, text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
+    data = _check_text(path, path.read_bytes(), encoding)
+    delimiter = _sniff(path, data, encoding)
+    reader = csv.reader(_open(data, encoding), delimiter=delimiter, strict=True)
     ragged: list[str] = []
+    n_ragged = 0
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
+        blocks = [_frame(header, [])]
+        rows: list[list[str]] = []
         for row in reader:
             if len(row) == len(header):
                 rows.append(row)
             elif row:
-                ragged.append(
-                    f"{path}: line {reader.line_num}: {len(row)} cells under a header of {len(header)}. "
-                    f"Quote cells that contain '{delimiter}'."
-                )
+                n_ragged += 1
+                if len(ragged) < _SHOWN:
+                    ragged.append(
+                        f"{path}: line {reader.line_num}: {len(row)} cells under a header of {len(header)}. "
+                        f"Quote cells that contain '{delimiter}'."
+                    )
+            if len(rows) == _BLOCK:  # lists of texts take ten times the memory that a frame does
+                blocks.append(_frame(header, rows))
+                rows = []
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: not CSV ({error}). Check its quotes.") from None
     if ragged:
-        more = [f"{path}: and {len(ragged) - _SHOWN} more ragged lines."] if len(ragged) > _SHOWN else []
-        raise DataError(ragged[:_SHOWN] + more)
+        n_more = n_ragged - len(ragged)
+        raise DataError(ragged + ([f"{path}: and {n_more} more ragged lines."] if n_more else []))
+    return pl.concat([*blocks, _frame(header, rows)])
+
+
+def _frame(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pl.DataFrame:
     columns = zip(*rows, strict=True) if rows else ((),) * len(header)
     return pl.DataFrame(
         [pl.Series(name, cells, dtype=pl.String) for name, cells in zip(header, columns, strict=True)]
     )
 
 
-def _sniff(path: Path, text: str) -> str:
+def _open(data: bytes, encoding: Encoding) -> io.TextIOWrapper:
+    """Returns a table's bytes as text that is decoded piece by piece."""
+    return io.TextIOWrapper(
+        io.BytesIO(data), encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline=""
+    )
+
+
+def _sniff(path: Path, data: bytes, encoding: Encoding) -> str:
     """Returns the delimiter that splits the first line into most cells."""
     try:
-        return max(
-            ",;\t", key=lambda mark: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=mark), []))
-        )
+        return max(",;\t", key=lambda mark: len(next(csv.reader(_open(data, encoding), delimiter=mark), [])))
     except csv.Error as error:
         raise DataError(f"{path}: line 1: not CSV ({error}). Check its quotes.") from None
 
@@ -349,18 +358,20 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(problems)
 
 
-def _decode(path: Path, encoding: Encoding) -> str:
-    data = path.read_bytes()
+def _check_text(path: Path, data: bytes, encoding: Encoding) -> bytes:
+    """Returns the bytes of a table if they are text in its encoding; raises DataError otherwise."""
     if data.startswith(_MARKS):
         raise DataError(f"{path}: UTF-16 or UTF-32 text, by its first bytes. Save the table as UTF-8.")
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise DataError(f"{path}: line {line}: a NUL character, so this is no text. Save the table as UTF-8.")
     try:
-        return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}). "
-            "Save the table as UTF-8, or set the source's option `encoding: latin-1`."
+            "Save the table as UTF-8, or say that it is latin-1 (the source's option `encoding`; in predict, "
+            "--encoding)."
         ) from None
+    return data

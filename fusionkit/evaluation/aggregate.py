@@ -166,37 +166,40 @@ def subject_outcomes(
     Raises:
         DataError: The data contradict themselves; names the subjects.
     """
-    own = _values_by_subject(subjects, given) if given is not None else {}
-    of_samples = _values_by_subject(subjects, outcomes)
+    own, own_counts = _values_by_subject(subjects, given) if given is not None else ({}, {})
+    found, counts = _values_by_subject(subjects, outcomes)
     positive = len(classes) - 1
-    found: dict[str, int] = {}
     disputed: list[str] = []
-    contradicted: list[str] = []
-    for subject, values in of_samples.items():
-        known = own.get(subject) or values
-        found[subject] = next(iter(known), UNKNOWN)
-        if len(known) < 2:
+    for subject, known in counts.items():
+        if own.get(subject, UNKNOWN) != UNKNOWN:
             continue
-        if own.get(subject):
-            contradicted.append(f"{subject}: {_count(known, classes)}")
-        elif rule == "any_positive" and positive in known:
+        if rule == "any_positive" and positive in known:
             found[subject] = positive
         else:
             disputed.append(f"{subject}: {_count(known, classes)}")
-    _raise_disputes(contradicted, disputed)
+    _raise_disputes(
+        [f"{subject}: {_count(known, classes)}" for subject, known in own_counts.items()], disputed
+    )
+    found.update((subject, value) for subject, value in own.items() if value != UNKNOWN)
     return found
 
 
 def _values_by_subject(
     subjects: Sequence[str], values: Sequence[int] | IntArray
-) -> dict[str, dict[int, int]]:
-    """Counts each subject's known class indices."""
-    counts: dict[str, dict[int, int]] = {}
+) -> tuple[dict[str, int], dict[str, dict[int, int]]]:
+    """Returns each subject's first known class index, and counts those of subjects that have several."""
+    first: dict[str, int] = {}
+    several: dict[str, dict[int, int]] = {}
     for subject, value in zip(subjects, np.asarray(values).tolist(), strict=True):
-        of_subject = counts.setdefault(subject, {})
-        if value != UNKNOWN:
-            of_subject[value] = of_subject.get(value, 0) + 1
-    return counts
+        known = first.setdefault(subject, value)
+        if known == UNKNOWN:
+            first[subject] = value
+        elif value not in (UNKNOWN, known):
+            several[subject] = {}
+    for subject, value in zip(subjects, np.asarray(values).tolist(), strict=True) if several else ():
+        if subject in several and value != UNKNOWN:
+            several[subject][value] = several[subject].get(value, 0) + 1
+    return first, several
 
 
 def _count(values: Mapping[int, int], classes: Sequence[str]) -> str:

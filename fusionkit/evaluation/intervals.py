@@ -22,12 +22,22 @@ _MATRIX_ENTRIES = 500_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; where there is no value, the reason."""
+    """A value with its interval; where there is no value, the reason.
+
+    Args:
+        value: The value.
+        low: Lower end of its interval.
+        high: Upper end.
+        reason: Why there is no value, or no interval.
+        p_value: Of a difference: twice the smaller share of resamples on either side of zero, the sample
+            itself counted among them (Davison and Hinkley 1997, Bootstrap Methods, section 4.4).
+    """
 
     value: float | None
     low: float | None
     high: float | None
     reason: str | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,13 @@ def _estimate_all(
         values, spread = target.values(whole)[:, :, 0], np.concatenate(chunks, axis=2)
         folds, pooled = (
             {
-                metric: _interval(values[row, i], spread[row, i], interval, _reason(metric, parts, classes))
+                metric: _interval(
+                    values[row, i],
+                    spread[row, i],
+                    interval,
+                    _reason(metric, parts, classes),
+                    is_difference=len(target.folds) == 2,
+                )
                 for i, metric in enumerate(target.metrics)
             }
             for row, parts in enumerate((target.folds[0], target.pooled[0]))
@@ -178,14 +194,20 @@ def _estimate_all(
     return tables
 
 
-def _interval(value: float, spread: FloatArray, interval: float, reason: str) -> Estimate:
+def _interval(
+    value: float, spread: FloatArray, interval: float, reason: str, *, is_difference: bool
+) -> Estimate:
     known = spread[~np.isnan(spread)]
     if np.isnan(value):
         return Estimate(None, None, None, reason)
     if not len(known):
         return Estimate(float(value), None, None, "no interval: no resample gives a value")
     low, high = np.quantile(known, [(1 - interval) / 2, (1 + interval) / 2])
-    return Estimate(float(value), float(low), float(high))
+    p_value = None
+    if is_difference:
+        beyond = min((known <= 0).sum(), (known >= 0).sum())
+        p_value = min(1.0, 2 * (1 + float(beyond)) / (1 + len(known)))
+    return Estimate(float(value), float(low), float(high), p_value=p_value)
 
 
 def _reason(metric: str, parts: Sequence[_Part], classes: Sequence[str]) -> str:

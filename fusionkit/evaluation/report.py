@@ -26,6 +26,7 @@ from fusionkit.evaluation.metrics import (
     predict_classes,
     why_not_estimable,
 )
+from fusionkit.evaluation.missing import Blanked, by_curve, by_draw, curve_entries
 from fusionkit.recipe.schema import EvaluationNode
 
 FUSED = "fused"
@@ -52,6 +53,7 @@ def build_report(
     seed: int = 0,
     is_simulated: bool = False,
     unit: str = "subject",
+    blanked: Sequence[Blanked] = (),
 ) -> dict[str, Any]:
     """Returns the report as JSON values: no NaN; null, with its reason, where nothing can be estimated.
 
@@ -63,17 +65,9 @@ def build_report(
         seed: Of the resamples.
         is_simulated: Whether any of the data were simulated.
         unit: What the split kept apart: subject, or sample, which brands the report.
+        blanked: Which models were tested with cells blanked; each is compared with itself without.
     """
-    judged, notes = judge_folds(predictions, outcomes, classes, evaluation)
-    intervals = bootstrap(
-        judged,
-        classes,
-        reference=FUSED,
-        compared=COMPARED,
-        resamples=evaluation.resamples,
-        interval=evaluation.interval,
-        seed=seed,
-    )
+    judged, scores, differences, notes = _score(predictions, outcomes, classes, evaluation, seed, blanked)
     counts = _counts(predictions, outcomes, classes)
     warnings = [SIMULATED] if is_simulated else []
     warnings += [LEAKAGE] if unit == "sample" else []
@@ -88,12 +82,49 @@ def build_report(
         "resamples": evaluation.resamples,
         "counts": counts,
         "models": {
-            name: _model_entry(predictions[name], judged[name], intervals.models[name], classes)
-            for name in predictions
+            name: _model_entry(predictions[name], judged[name], scores[name], classes) for name in predictions
         },
-        "differences": _difference_entries(intervals),
+        "differences": differences,
+        **({"missing": curve_entries(blanked)} if blanked else {}),
         "warnings": warnings + notes + _left_out(judged, classes),
     }
+
+
+def _score(
+    predictions: Predictions,
+    outcomes: Mapping[str, int],
+    classes: Sequence[str],
+    evaluation: EvaluationNode,
+    seed: int,
+    blanked: Sequence[Blanked],
+) -> tuple[dict[str, list[FoldSubjects]], dict[str, Scores], list[dict[str, Any]], list[str]]:
+    """Returns every model's folds by subject, its scores, the differences, and what readers should know."""
+
+    def compare(models: Mapping[str, Sequence[FoldSubjects]], reference: str) -> Intervals:
+        return bootstrap(
+            models,
+            classes,
+            reference=reference,
+            compared=COMPARED,
+            resamples=evaluation.resamples,
+            interval=evaluation.interval,
+            seed=seed,
+        )
+
+    names = {model.name for model in blanked}
+    plain = {name: folds for name, folds in predictions.items() if name not in names}
+    judged, notes = judge_folds(plain, outcomes, classes, evaluation)
+    intervals = compare(judged, FUSED)
+    scores, differences = dict(intervals.models), _difference_entries(FUSED, intervals)
+    for (name, _), models in by_curve(blanked).items():
+        of_models = {model.name: predictions[model.name] for model in models}
+        # the notes on thresholds are those of the plain model
+        curve, _ = judge_folds(of_models, outcomes, classes, evaluation)
+        found = compare({name: by_draw(judged[name], models[0]), **curve}, name)
+        scores |= {model: found.models[model] for model in of_models}
+        differences += _difference_entries(name, found)
+        judged |= curve
+    return judged, scores, differences, notes
 
 
 def judge_folds(
@@ -201,9 +232,9 @@ def _by_sample(
     return {"sample": entry} | ({"sample_reasons": lacking} if lacking else {})
 
 
-def _difference_entries(intervals: Intervals) -> list[dict[str, Any]]:
+def _difference_entries(reference: str, intervals: Intervals) -> list[dict[str, Any]]:
     return [
-        {"a": FUSED, "b": other, "metric": metric, "n_subjects": scores.n_subjects}
+        {"a": reference, "b": other, "metric": metric, "n_subjects": scores.n_subjects}
         | _as_json(scores.folds[metric])
         | {"pooled": _as_json(scores.pooled[metric])}
         for other, scores in intervals.differences.items()

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
 
@@ -20,13 +21,23 @@ _COLUMN = 13
 
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:
     """Returns the report as plain text: who was tested, a table of models, whether fusion is worth it."""
+    curves, on_curves = curve_text(report, "roc_auc", _LABELS["roc_auc"], width)
+    report = _without_blanked(report)
     paragraphs = [SIMULATED] if report["simulated"] else []
     paragraphs += [LEAKAGE] if report["unit"] == "sample" else []
     paragraphs.append(_cohort(report))
     blocks = [_wrap(paragraphs, width), _table(report, width), _wrap(_legend(report), width)]
     blocks.append(_wrap(_comparisons(report), width))
+    blocks += [curves, _wrap(on_curves, width)]
     blocks.append(_wrap([text for text in report["warnings"] if text not in (SIMULATED, LEAKAGE)], width))
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _without_blanked(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the report without the models that were tested with cells blanked: those make curves."""
+    names = {name for curve in report.get("missing", ()) for name in curve["models"]}
+    models = {name: model for name, model in report["models"].items() if name not in names}
+    return {**report, "models": models, "differences": [d for d in report["differences"] if d["b"] in models]}
 
 
 def _wrap(paragraphs: Sequence[str], width: int) -> str:

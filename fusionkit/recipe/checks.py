@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 from fusionkit.errors import suggest
 from fusionkit.recipe.components import PartPlan
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.schema import (
+    MAX_TESTS,
     MAX_TRAININGS,
+    SETS,
     ColumnSplit,
     FitStage,
     FoldSplit,
@@ -255,14 +257,56 @@ def check_validation(recipe: Recipe, findings: Findings) -> None:
         )
 
 
+def check_blanking(tree: Mapping[str, Any], findings: Findings) -> None:
+    """Checks which modalities are tested with cells blanked, and at which rates, in the tree as written."""
+    modalities, evaluation = tree.get("modalities"), tree.get("evaluation")
+    given = evaluation.get("missing") if isinstance(evaluation, dict) else None
+    if not isinstance(given, dict) or not isinstance(modalities, dict):
+        return  # the shape pass has said what is wrong
+    for name, rates in given.items():
+        path: TreePath = ("evaluation", "missing", name)
+        if name not in modalities:
+            findings.add(path, f"no such modality ({show(name)}). {suggest(str(name), modalities)}")
+        if rates == []:
+            findings.add(path, "there is no rate ([]). Give shares from 0 to 1, such as [0.1, 0.3, 0.5].")
+        seen: set[str] = set()
+        for index, rate in enumerate(rates if isinstance(rates, list) else []):
+            text = f"{rate:g}" if isinstance(rate, int | float) else ""
+            if text in seen:
+                findings.add((*path, index), f"the rate is given twice ({text}). Keep one.")
+            seen |= {text} - {""}
+
+
+def check_sets(recipe: Recipe, findings: Findings) -> None:
+    """Checks that no value of a split's column stands for two sets."""
+    split = recipe.split
+    if not isinstance(split, ColumnSplit):
+        return
+    sets: dict[str, list[str]] = {}
+    for name in SETS:
+        for value in getattr(split, name):
+            sets.setdefault(value, []).append(name)
+    for value, names in sets.items():
+        if len(names) > 1:
+            findings.add(("split",), f"the value '{value}' stands for {' and '.join(names)}. Name it once.")
+
+
 def check_size(recipe: Recipe, findings: Findings) -> None:
     """Checks that folds, repeats and seeds, each of them sensible, make no absurd number together."""
     split = recipe.split
     repeats = 1 if isinstance(split, ColumnSplit) else split.repeats
     folds = split.folds if isinstance(split, FoldSplit) else 1
-    if folds * repeats * recipe.seeds > MAX_TRAININGS:
+    if recipe.n_trainings > MAX_TRAININGS:
         findings.add(
             ("split",),
             f"too many trainings of one model ({folds} folds x {repeats} repeats x {recipe.seeds} seeds = "
-            f"{folds * repeats * recipe.seeds}). At most {MAX_TRAININGS} are run.",
+            f"{recipe.n_trainings}). At most {MAX_TRAININGS} are run.",
+        )
+    draws = recipe.evaluation.missing_draws
+    rates = sum(map(len, recipe.evaluation.missing.values()))
+    if folds * repeats * rates * draws > MAX_TESTS:
+        findings.add(
+            ("evaluation", "missing"),
+            f"too many tests of one model ({folds} folds x {repeats} repeats x {rates} rates x {draws} draws "
+            f"= {folds * repeats * rates * draws}). At most {MAX_TESTS} are run.",
         )

@@ -120,11 +120,18 @@ def data_files(config: ComponentConfig, data_root: Path) -> dict[str, Path]:
     """Returns the path of every DataFile option that is neither empty nor one of the class's `not_files`."""
     return {
         name: data_root.absolute() / value
+        for name in file_options(config)
+        if (value := getattr(config, name)) and value not in config.not_files
+    }
+
+
+def file_options(config: ComponentConfig) -> list[str]:
+    """Returns the names of the DataFile options."""
+    return [
+        name
         for name, field in type(config).model_fields.items()
         if any(isinstance(marker, DataFileMarker) for marker in field.metadata)
-        and (value := getattr(config, name))
-        and value not in config.not_files
-    }
+    ]
 
 
 def resolve_files(config: ComponentConfig, data_root: Path) -> ComponentConfig:

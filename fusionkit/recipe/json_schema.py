@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusionkit.recipe.schema import MAX_NAME, NAME, PRETRAINED, RESERVED, Recipe
+from fusionkit.recipe.schema import MAX_NAME, MISSING, NAME, PRETRAINED, RESERVED, Recipe
 from fusionkit.registry import Registry
 from fusionkit.specs import COMPONENT_KINDS, Spec
 
@@ -24,7 +24,7 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
     schema["properties"]["modalities"]["propertyNames"] = {
         "pattern": f"^{NAME.pattern}$",
         "maxLength": MAX_NAME,
-        "not": {"anyOf": [{"enum": list(RESERVED)}, {"pattern": f"{PRETRAINED}$"}]},
+        "not": {"anyOf": [{"enum": list(RESERVED)}, {"pattern": f"{PRETRAINED}$|{MISSING}"}]},
     }
     modality = definitions["ModalityNode"]["properties"]
     for kind, place in {

@@ -7,14 +7,15 @@ import copy
 import functools
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fusionkit.errors import RecipeError, suggest
+from fusionkit.errors import FusionkitError, RecipeError, suggest
 from fusionkit.recipe import checks, dialect
 from fusionkit.recipe.components import PartPlan, build_source, plan_components, resolve_columns
 from fusionkit.recipe.dialect import dump_yaml
@@ -95,7 +96,7 @@ def load_recipe(
     """
     path = Path(path)
     return load_text(
-        _read(path), registry, name=str(path), overrides=overrides, path=path, data_root=data_root
+        read_text(path), registry, name=str(path), overrides=overrides, path=path, data_root=data_root
     )
 
 
@@ -109,6 +110,60 @@ def load_text(
     data_root: Path | None = None,
 ) -> LoadedRecipe:
     """Loads a recipe from text; `name` stands for the file in messages. Raises as load_recipe does."""
+
+    def load(given: Sequence[str]) -> LoadedRecipe:
+        return _load(text, registry, name, given, path, data_root)
+
+    try:
+        return load(overrides)
+    except FusionkitError as error:
+        if not overrides:
+            raise
+        raise type(error)(_blame_overrides(error.problems, overrides, name, load)) from None
+
+
+def _blame_overrides(
+    problems: Sequence[str],
+    overrides: Sequence[str],
+    name: str,
+    load: Callable[[Sequence[str]], LoadedRecipe],
+) -> list[str]:
+    """Returns the problems; one that the file as written has not is said of the override that makes it."""
+    place = re.compile(re.escape(name) + r":\d+: ")
+    if not any(place.match(problem) for problem in problems):
+        return list(problems)
+
+    def problems_with(given: Sequence[str]) -> set[str]:
+        try:
+            load(given)
+        except FusionkitError as error:
+            return set(error.problems)
+        return set()
+
+    as_written = problems_with(())
+    # beyond that many, all of them are named
+    singly = {text: problems_with([text]) for text in (overrides if 1 < len(overrides) <= 8 else ())}
+    told = []
+    for problem in problems:
+        written_at = place.match(problem)
+        if written_at is None or problem in as_written:
+            told.append(problem)
+            continue
+        makers = [text for text, found in singly.items() if problem in found] or overrides
+        named = ", ".join(f"'{text}'" for text in makers)
+        noun = "override" if len(makers) == 1 else "overrides"
+        told.append(f"{noun} {named}: {problem[written_at.end() :]}")
+    return list(dict.fromkeys(told))
+
+
+def _load(
+    text: str,
+    registry: Registry,
+    name: str,
+    overrides: Sequence[str],
+    path: Path | None,
+    data_root: Path | None,
+) -> LoadedRecipe:
     try:
         tree = _parse(text, name)
     except RecipeError as error:
@@ -122,6 +177,7 @@ def load_text(
     source = build_source(source_plan, root, findings) if source_plan is not None else None
     columns = resolve_columns(tree, plans, source, findings) if source is not None else {}
     checks.check_missing(plans, registry, findings)
+    checks.check_blanking(tree, findings)
     stages = _read_stages(shape.tree)
     checks.check_stages(stages, plans, findings)
     if shape.recipe is not None:
@@ -130,7 +186,9 @@ def load_text(
         checks.check_taught(stages, plans, findings)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
-        if not shape.doubtful & {"split", "seeds"}:
+        if "split" not in shape.doubtful:
+            checks.check_sets(shape.recipe, findings)
+        if not shape.doubtful & {"split", "seeds", "evaluation"}:
             checks.check_size(shape.recipe, findings)
     findings.raise_all()
     assert shape.recipe is not None
@@ -150,6 +208,8 @@ def _parse(text: str, name: str) -> dict[str, Any]:
         raise RecipeError(
             f"{name}:1: a recipe is a mapping of keys to values ({show(tree)}). Start with `name:`."
         )
+    if "variants" in tree and "stages" not in tree:
+        raise RecipeError(f"{name}:1: a sweep, not a recipe. Say `fusionkit sweep`.")
     return tree
 
 
@@ -157,25 +217,26 @@ def _required() -> list[str]:
     return [name for name, field in Recipe.model_fields.items() if field.is_required()]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, what: str = "recipe") -> str:
+    """Returns the text of a recipe or sweep file; raises RecipeError."""
     if path.is_dir():
-        raise RecipeError(f"{path}: a folder, not a recipe file. {suggest(path.name, _recipes_in(path))}")
+        raise RecipeError(f"{path}: a folder, not a {what} file. {suggest(path.name, _recipes_in(path))}")
     try:
         with path.open("rb") as file:
             data = file.read(dialect.MAX_BYTES + 1)
     except FileNotFoundError:
         hint = suggest(path.name, _recipes_in(path.parent))
-        raise RecipeError(f"{path}: there is no such recipe file. {hint}") from None
+        raise RecipeError(f"{path}: there is no such {what} file. {hint}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}).") from None
     if len(data) > dialect.MAX_BYTES:
-        raise RecipeError(f"{path}: larger than {dialect.MAX_BYTES >> 20} MiB. This is no recipe.")
+        raise RecipeError(f"{path}: larger than {dialect.MAX_BYTES >> 20} MiB. This is no {what}.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
     if "\0" in text:
-        raise RecipeError(f"{path}: a binary file, not a recipe (byte {text.index(chr(0))} is zero).")
+        raise RecipeError(f"{path}: a binary file, not a {what} (byte {text.index(chr(0))} is zero).")
     return text
 
 

@@ -28,7 +28,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> tuple[dic
     """Returns the tree with the overrides applied: each `use` first, then the rest in order; and problems.
 
     A new `use` discards the old options; a mapping replaces its node; null removes a modality or a raiser and
-    the stage entries that name it; stages are addressed by name. An override that cannot be read or applied
+    what names it; stages are addressed by name. An override that cannot be read or applied
     is a problem, and changes nothing.
     """
     tree = copy.deepcopy(tree)
@@ -40,6 +40,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> tuple[dic
         except RecipeError as error:
             problems += error.problems
     drop_parts(tree.get("stages"), lambda part: part in removed or part.split(".")[0] + "." in removed)
+    _drop_blanking(tree.get("evaluation"), removed)
     return tree, problems
 
 
@@ -65,6 +66,14 @@ def drop_parts(stages: Any, is_removed: Callable[[str], bool]) -> None:
         stage = stages[index]
         if isinstance(stage, dict) and _drop_from(stage, is_removed):
             _delete(stages, index)
+
+
+def _drop_blanking(evaluation: Any, removed: set[str]) -> None:
+    """Takes removed modalities out of those that are tested with cells blanked."""
+    rates = evaluation.get("missing") if isinstance(evaluation, dict) else None
+    if isinstance(rates, dict):
+        for name in [name for name in rates if f"{name}." in removed]:
+            del rates[name]
 
 
 def _drop_from(stage: dict[str, Any], is_removed: Callable[[str], bool]) -> bool:

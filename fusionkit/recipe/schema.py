@@ -23,6 +23,8 @@ RESERVED = ("head", "fused", "none")
 """What parts, the report and predictions call something else than a modality."""
 PRETRAINED = "_pretrained"
 """Ends the name under which the report has a pretrain stage's own classifier."""
+MISSING = "_missing_"
+"""Is in the name of a model that was tested with cells blanked, such as fused_missing_emr_0.3."""
 # Beyond anything real; so that a slip such as 1e9 is a sentence, and not hours of silence or a full memory.
 MAX_EPOCHS = 100_000
 LARGEST = 1e38  # what float32 holds; whatever learns too fast is stopped by its loss
@@ -30,6 +32,8 @@ MAX_REPEATS = 1000
 MAX_NAME = 80
 MAX_TRAININGS = 10_000
 """Most trainings of one model: folds times repeats times seeds."""
+MAX_TESTS = 100_000
+"""Most tests of one model with cells blanked: folds times repeats times rates times draws."""
 
 
 def _check_name(value: str) -> str:
@@ -45,6 +49,11 @@ def wrong_name(name: str) -> str:
     if not NAME.fullmatch(name):
         return "a name is lower-case letters, digits and _, and starts with a letter"
     return ""
+
+
+def is_taken(name: str) -> bool:
+    """Says whether a name means something else than a modality."""
+    return name in RESERVED or name.endswith(PRETRAINED) or MISSING in name
 
 
 _NAME_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$", "maxLength": MAX_NAME})
@@ -222,6 +231,9 @@ class FoldSplit(Node):
     """Must be true for `unit: sample`; the report is branded."""
 
 
+SETS = ("train", "validation", "test")
+
+
 class ColumnSplit(Node):
     """The data say which row is for training and which for testing."""
 
@@ -238,6 +250,9 @@ class ColumnSplit(Node):
 
 
 Split = Annotated[HoldoutSplit | FoldSplit | ColumnSplit, Field(discriminator="scheme")]
+
+
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class EvaluationNode(Node):
@@ -257,6 +272,11 @@ class EvaluationNode(Node):
     """Whether each modality is also trained and scored alone."""
     subject_outcome: Literal["unanimous", "any_positive"] = "unanimous"
     """Where the data give no outcome of the subject: any_positive calls it positive if any sample is."""
+    missing: dict[str, tuple[Rate, ...]] = {}
+    """Modality -> shares of its cells (of its samples, where it reads files) that are blanked in the test
+    rows: the learned models are tested with these, too."""
+    missing_draws: int = Field(1, ge=1, le=100)
+    """How often the cells to blank are drawn anew; the figures are means over the draws."""
 
 
 class TrainingNode(Node):
@@ -267,9 +287,9 @@ class TrainingNode(Node):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware multiplies it natively, for file inputs; records stay fp32."""
     threads: int | None = Field(None, ge=1, le=1024)
-    """CPU threads of each job; null for the cores divided by the jobs."""
+    """CPU threads of each job; null for the cores divided by the jobs that there is work for."""
     jobs: int = Field(1, ge=1, le=64)
-    """Processes that compute stages side by side; worth it where many small models are trained."""
+    """Processes that compute stages side by side; at most folds times repeats times seeds have work."""
     compile: bool = False
     """Whether torch.compile makes encoders of files quicker; the first pass takes minutes, digits change."""
     workers: int = Field(0, ge=0, le=256)
@@ -304,12 +324,24 @@ class Recipe(Node):
     training: TrainingNode = TrainingNode()
     """Where and how precisely things are computed."""
 
+    @property
+    def n_trainings(self) -> int:
+        """How many times one model is trained: folds, repeats and seeds together."""
+        repeats = 1 if isinstance(self.split, ColumnSplit) else self.split.repeats
+        folds = self.split.folds if isinstance(self.split, FoldSplit) else 1
+        return folds * repeats * self.seeds
+
+    @property
+    def n_jobs(self) -> int:
+        """How many processes there is work for: at most one for each training of a model."""
+        return min(self.training.jobs, self.n_trainings)
+
     @model_validator(mode="after")
     def _check_reserved(self) -> Recipe:
-        taken = [name for name in self.modalities if name in RESERVED or name.endswith(PRETRAINED)]
+        taken = [name for name in self.modalities if is_taken(name)]
         if taken:
             raise ValueError(
-                f"a modality cannot be called {' or '.join(sorted(taken))}: "
-                f"{', '.join(RESERVED)} and what ends in {PRETRAINED} mean something else"
+                f"a modality cannot be called {' or '.join(sorted(taken))}: {', '.join(RESERVED)}, "
+                f"what ends in {PRETRAINED} and what contains {MISSING} mean something else"
             )
         return self

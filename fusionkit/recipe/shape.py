@@ -9,11 +9,12 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from fusionkit.errors import suggest
+from fusionkit.errors import LONGEST_SHOWN, shorten, suggest
 
 TreePath = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+_SHOWN_KEYS = 12
 _KINDS = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -42,10 +43,13 @@ _BOUNDS = {
 
 
 def show(value: Any) -> str:
-    """Returns a given value, short enough for a message."""
+    """Returns a given value, short enough for a message; of a large mapping its keys."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     shown = f"'{text}'" if isinstance(value, str) else text
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+    if len(shown) > LONGEST_SHOWN and isinstance(value, dict):
+        more = f" and {len(value) - _SHOWN_KEYS} more" if len(value) > _SHOWN_KEYS else ""
+        return f"keys: {', '.join(map(shorten, list(value)[:_SHOWN_KEYS]))}{more}"
+    return shorten(shown)
 
 
 def validate_strictly(model: type[ModelT], tree: Any) -> ModelT:
@@ -94,6 +98,8 @@ def _sentence(details: ErrorDetails, path: TreePath, fields: dict[str, Any], own
         return f"must be {', '.join(tags[:-1])} or {tags[-1]}", f" ({show(context['tag'])})."
     if kind == "literal_error":
         return f"must be {context['expected']}", f" ({show(given)})."
+    if kind == "value_error" and not path:
+        return str(context["error"]), "."  # of the recipe as a whole
     if kind == "value_error":
         return str(context["error"]), f" ({show(given)})."
     if kind in _BOUNDS:

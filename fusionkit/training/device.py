@@ -126,8 +126,13 @@ def cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
-def choose_device(options: TrainingNode) -> Device:
-    """Decides by the recipe and the hardware; raises RecipeError for a device that is not there."""
+def choose_device(options: TrainingNode, *, n_jobs: int = 1) -> Device:
+    """Decides by the recipe and the hardware; raises RecipeError for a device that is not there.
+
+    Args:
+        options: What the recipe says.
+        n_jobs: How many processes share the cores: those that there is work for, however many are allowed.
+    """
     has_cuda = torch.cuda.is_available()
     if options.device == "cuda" and not has_cuda:
         raise RecipeError("training.device: no CUDA device is available (cuda). Say auto or cpu.")
@@ -140,7 +145,7 @@ def choose_device(options: TrainingNode) -> Device:
         precision, reason = options.precision, "the recipe says so"
     if type_ == "cuda":
         _make_deterministic()
-    threads = options.threads or max(1, _n_cores() // options.jobs)
+    threads = options.threads or max(1, _n_cores() // n_jobs)
     torch.set_num_threads(threads)
     return Device(type_, precision, threads, reason, options.compile)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.data.batches import ModalityReader, Units
-from fusionkit.data.digests import file_digest
+from fusionkit.data.digests import content_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
-from fusionkit.interfaces import Encoder
+from fusionkit.interfaces import Encoder, Tell
 from fusionkit.model import (
     SCALE_VERSION,
     FusionModel,
@@ -34,7 +34,6 @@ from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
 from fusionkit.training.memory import Portions, count_rows, take_rows
 
-Tell = Callable[[str, Mapping[str, Any]], None]
 N_SHARED_MODULES = 24
 """How many frozen instances are kept; the least recently used goes first."""
 
@@ -107,9 +106,11 @@ class Experiment:
             )
             workers = self.factory.loaded.recipe.training.workers
             self.shared.readers[modality] = ModalityReader(
-                modality, self.manifest, encoder.input_spec, seed, workers, self.tell
+                modality, self.manifest, encoder.input_spec, seed, workers
             )
-        return self.shared.readers[modality]
+        reader = self.shared.readers[modality]
+        reader.tell = self.tell  # in the name of who asks now, not of who asked first
+        return reader
 
     def initial(self, path: str, seed: int) -> Origin:
         """Returns a part's origin before it learns."""
@@ -164,14 +165,15 @@ class Experiment:
         modules.move_to_end(key)
         return modules[key]
 
-    def describe_part(self, path: str, origin: Origin) -> dict[str, Any]:
-        """Returns what determines a part's behaviour, for addresses."""
+    def describe_part(self, path: str, origin: Origin, *, is_pretrained: bool = False) -> dict[str, Any]:
+        """Returns what determines a part's behaviour, for addresses; its pretraining alone, if so asked."""
         if path.endswith(".scale"):
             return {"use": "scale", "version": SCALE_VERSION, "origin": origin.address}
         plan = self.factory.loaded.parts[path]
         files = data_files(plan.config, self.factory.data_root)
+        readout = getattr(plan.card, "readout", ())
         contents = {
-            name: {"sha256": file_digest(file).hex()} for name, file in files.items() if file.is_file()
+            name: {"sha256": content_digest(file).hex()} for name, file in files.items() if file.is_file()
         }
         return {
             "use": plan.use,
@@ -179,7 +181,7 @@ class Experiment:
             "options": {
                 name: contents.get(name, value)
                 for name, value in plan.options.items()
-                if not _is_image_input(plan, name)
+                if not _is_image_input(plan, name) and not (is_pretrained and name in readout)
             },
             "origin": origin.address,
         }
@@ -207,7 +209,9 @@ class Experiment:
 
     def portions(self, work: str) -> Portions:
         """Returns what cuts the batches of one kind of work without learning, for a whole run."""
-        return self.shared.portions.setdefault(work, Portions(work, self.tell))
+        portions = self.shared.portions.setdefault(work, Portions(work, self.tell))
+        portions.tell = self.tell  # in the name of who asks now, not of who asked first
+        return portions
 
     def in_portions(self, work: str, raw: Any, compute: Callable[[Any], Tensor]) -> Tensor:
         """Computes (n, d) of a raw batch on the device, in parts where memory is full."""

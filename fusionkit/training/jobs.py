@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusionkit.training.experiment import Tell
+from fusionkit.interfaces import Tell
 
 PROGRAM = "fusionkit.job"
 _BOOT = """

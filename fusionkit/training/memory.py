@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fusionkit.errors import ResourceError, is_out_of_memory, one_line
+from fusionkit.interfaces import Tell
 
 ResultT = TypeVar("ResultT")
-Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 class Portions:

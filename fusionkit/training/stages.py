@@ -219,7 +219,10 @@ def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
         "verb": step.verb,
         "options": options,
         "learned": sorted(step.learned),
-        "parts": {path: experiment.describe_part(path, origin) for path, origin in step.used.items()},
+        "parts": {
+            path: experiment.describe_part(path, origin, is_pretrained=step.verb == "pretrain")
+            for path, origin in step.used.items()
+        },
         # a head may join its modalities in the recipe's order, and keys are sorted
         "order": [[name, experiment.factory.dim(name)] for name in experiment.modalities]
         if "head" in step.used

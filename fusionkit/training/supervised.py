@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -374,6 +374,15 @@ def predict_pretrained(
             pin=experiment.device.pin,
         )
     return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
+
+
+def mean_of_members(
+    experiment: Experiment, logits: Iterable[NDArray[np.float32]], views: str
+) -> NDArray[np.float64]:
+    """Returns probabilities (n, k): the mean over members of what each one's logits (n, views, k) say."""
+    each = [link(experiment, of_member, views) for of_member in logits]
+    # summed in order: a mean over an axis may sum otherwise for one row than for many
+    return sum(each[1:], start=each[0]) / len(each)
 
 
 def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:

@@ -15,7 +15,11 @@ _SHOWN = 20
 
 
 def read_rows(config: ManifestOptions, schema: Mapping[str, ColumnSpec], data_root: Path) -> Manifest:
-    """Returns every row that is not dropped; raises DataError with all problems at once."""
+    """Returns every row that is not dropped, and what is wrong with them: the audit reports it with the rest.
+
+    Raises:
+        DataError: There can be no rows: no table, absent columns, or everything is dropped.
+    """
     path = data_root / config.table
     table = read_table(path, config.encoding)
     where = path.name
@@ -41,11 +45,9 @@ def read_rows(config: ManifestOptions, schema: Mapping[str, ColumnSpec], data_ro
     checksums = {
         name: _checksums(table[column], samples, where, problems) for name, column in config.sha256.items()
     }
-    if problems:
-        raise DataError(problems)
     return Manifest(
-        samples=samples.to_list(),
-        subjects=subjects,
+        samples=_named(samples.to_list(), kept, "row{}"),
+        subjects=_named(subjects, kept, "(none, row{})"),
         outcomes=outcomes,
         cells=table,
         schema=schema,
@@ -54,7 +56,14 @@ def read_rows(config: ManifestOptions, schema: Mapping[str, ColumnSpec], data_ro
         subject_outcomes=subject_outcomes,
         dropped=dropped,
         checksums=checksums,
+        problems=problems,
     )
+
+
+def _named(texts: Sequence[str | None], kept: pl.Series, name: str) -> list[str]:
+    """Returns the ids; rows that have none get one each, so that no two are taken for one."""
+    rows = (kept.arg_true() + 1).to_list() if not all(texts) else texts
+    return [text or name.format(row) for text, row in zip(texts, rows, strict=True)]
 
 
 def _require_columns(
@@ -141,7 +150,8 @@ def _checksums(cells: pl.Series, samples: pl.Series, where: str, problems: list[
             f"{where}: {cells.name}: not a sha256 ({_name_rows(samples.filter(wrong))}). "
             "A sha256 has 64 hexadecimal digits, as `sha256sum` prints them."
         )
-    return [None if text is None else str(text) for text in cells.to_list()]
+    kept = cells.set(wrong, None).to_list()
+    return [None if text is None else str(text) for text in kept]
 
 
 def _extract(pattern: re.Pattern[str], text: str) -> str:

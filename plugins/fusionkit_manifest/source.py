@@ -44,7 +44,7 @@ class ManifestSource:
             raise RecipeError(problems)
 
     def read(self, context: SourceContext) -> Manifest:
-        """Returns every row that is not dropped; raises DataError with all problems at once."""
+        """Returns every row that is not dropped, and all that is wrong with them."""
         from fusionkit_manifest.rows import read_rows
 
         return read_rows(self.config, self.schema, context.data_root)

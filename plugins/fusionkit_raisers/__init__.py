@@ -48,6 +48,8 @@ class CopyConfig(ComponentConfig):
 
     output: Width = "20x"
     """Width of the result; the vector is repeated, the last repeat cut short where it does not fit."""
+    factor: float = Field(1.0, gt=0, le=1e6)
+    """Multiplies every value; the root of n weighs like n copies (ours, as a control of copying)."""
 
 
 class PolynomialConfig(ComponentConfig):
@@ -88,7 +90,7 @@ class SparseDenoisingConfig(DenoisingConfig):
 def _build_copy(config: CopyConfig, input_dim: int) -> Raiser:
     from fusionkit_raisers.fixed import Copy
 
-    return Copy(input_dim, resolve_width(config.output, input_dim))
+    return Copy(input_dim, resolve_width(config.output, input_dim), config.factor)
 
 
 def _build_polynomial(config: PolynomialConfig, input_dim: int) -> Raiser:
@@ -109,7 +111,7 @@ COPY = RaiserSpec(
     source=SOURCE,
     config=CopyConfig,
     build=_build_copy,
-    examples=(CopyConfig(), CopyConfig(output=10)),
+    examples=(CopyConfig(), CopyConfig(output=10), CopyConfig(output="1x", factor=4.47)),
 )
 POLYNOMIAL = RaiserSpec(
     name="polynomial",

@@ -15,19 +15,20 @@ def _fill_up(features: Tensor, width: int) -> Tensor:
 
 
 class Copy(nn.Module):
-    """Repeats the vector: (n, input_dim) -> (n, output_dim)."""
+    """Repeats the vector, perhaps multiplied: (n, input_dim) -> (n, output_dim)."""
 
-    def __init__(self, input_dim: int, output_dim: int) -> None:
+    def __init__(self, input_dim: int, output_dim: int, factor: float = 1.0) -> None:
         super().__init__()
         if output_dim < input_dim:
             raise RecipeError(
                 f"copy: output is narrower than the input ({output_dim} < {input_dim}). Widen it."
             )
         self.input_dim, self.output_dim = input_dim, output_dim
+        self.factor = factor
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns (n, output_dim)."""
-        return _fill_up(features, self.output_dim)
+        return _fill_up(features, self.output_dim) * self.factor
 
 
 class Polynomial(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -48,7 +50,9 @@ def _convolutions(weights: str) -> nn.Sequential:
 def _fetch_imagenet() -> dict[str, Tensor]:
     """Returns torchvision's ImageNet weights, from its cache or from the network."""
     try:
-        return cast(dict[str, Tensor], vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict())
+        # torch says there that it is fetching, and standard output is the report's
+        with redirect_stdout(sys.stderr):
+            return cast(dict[str, Tensor], vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.state_dict())
     except OSError as error:
         raise DataError(
             f"weights: ImageNet's cannot be fetched ({error}). Go online, or name a safetensors file."

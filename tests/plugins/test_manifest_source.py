@@ -47,6 +47,10 @@ def refusal(root: Path, text: str = TABLE, **changes) -> tuple[str, ...]:
     return error.value.problems
 
 
+def problems(root: Path, text: str = TABLE, **changes) -> tuple[str, ...]:
+    return tuple(read(root, text, **changes).problems)
+
+
 # what a table becomes
 
 
@@ -136,7 +140,11 @@ def test_every_absent_column_is_named(tmp_path):
 
 def test_all_problems_of_the_rows_come_at_once(tmp_path):
     text = TABLE + "a,,f.png,3,cancre,cancer,left\n,P9,f.png,3,cancre,cancer,left\n"
-    assert refusal(tmp_path, text, drop={}) == (
+    data = read(tmp_path, text, drop={})
+    assert data.samples[-2:] == ["a", "row7"]
+    assert data.subjects[-2:] == ["(none, row6)", "P9"]
+    assert data.outcomes[-2:] == [None, None]
+    assert problems(tmp_path, text, drop={}) == (
         "rows.csv: id: the sample's id is missing in 1 rows. Fill it in.",
         "rows.csv: id: a sample's id is used twice (a). Make ids unique.",
         "rows.csv: patient: the subject is missing (1 sample: a). Fill it in.",
@@ -148,7 +156,7 @@ def test_all_problems_of_the_rows_come_at_once(tmp_path):
 
 
 def test_a_pattern_that_finds_nothing(tmp_path):
-    assert refusal(tmp_path, subject_pattern="P[1-2]") == (
+    assert problems(tmp_path, subject_pattern="P[1-2]") == (
         "rows.csv: patient: `subject_pattern` finds no subject (P3; 1 sample: d). "
         "Mend the pattern or the cells.",
     )
@@ -156,7 +164,7 @@ def test_a_pattern_that_finds_nothing(tmp_path):
 
 def test_long_lists_are_cut(tmp_path):
     text = "patient,file,age,diagnosis\n" + "P1,,3,odd\n" * 30
-    (problem,) = refusal(tmp_path, text, sample=None)
+    (problem,) = problems(tmp_path, text, sample=None)
     assert "(30 samples: row1, row2, " in problem
     assert "row20 and 10 more)" in problem
 
@@ -175,7 +183,8 @@ def test_checksums_are_read_for_the_audit_and_must_be_sha256(tmp_path):
     assert read(tmp_path, text, sha256={"file": "sum"}).checksums == {"file": [digest, None, digest, None]}
     assert read(tmp_path, text).checksums == {}
     wrong = text.replace(f"left,{digest}", f"left,{digest[1:]}")
-    assert refusal(tmp_path, wrong, sha256={"file": "sum"}) == (
+    assert read(tmp_path, wrong, sha256={"file": "sum"}).checksums == {"file": [None] * 4}
+    assert problems(tmp_path, wrong, sha256={"file": "sum"}) == (
         "rows.csv: sum: not a sha256 (2 samples: a, c). "
         "A sha256 has 64 hexadecimal digits, as `sha256sum` prints them.",
     )

@@ -69,6 +69,14 @@ def test_copy_is_20_times_by_default_and_learns_nothing():
     assert not isinstance(raiser, Fittable | SelfSupervised)
 
 
+def test_copying_n_times_weighs_like_the_root_of_n():
+    """What a linear layer with an L2 penalty sees: the same distances between rows."""
+    features = torch.rand(7, 29)
+    copied, scaled = build("copy")(features), build("copy", output="1x", factor=20**0.5)(features)
+    assert torch.equal(scaled, features * 20**0.5)
+    assert torch.allclose(torch.cdist(copied, copied), torch.cdist(scaled, scaled), atol=1e-4)
+
+
 def test_copy_cannot_narrow():
     with pytest.raises(RecipeError) as error:
         build("copy", 29, output=28)

@@ -1,0 +1,250 @@
+"""A sweep file: a base recipe and its variants, each a name and overrides; how a paper's table is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError
+
+from fusionkit.errors import FusionkitError, RecipeError, suggest
+from fusionkit.recipe import dialect
+from fusionkit.recipe.findings import Findings
+from fusionkit.recipe.load import LoadedRecipe, load_recipe, read_text
+from fusionkit.recipe.schema import MISSING, PRETRAINED, Name, Node
+from fusionkit.recipe.shape import explain, show, validate_strictly
+from fusionkit.registry import Registry
+from fusionkit.specs import MAX_SEED
+
+Metric = Literal["roc_auc", "accuracy", "sensitivity", "specificity"]
+Overrides = dict[str, JsonValue]
+MAX_VARIANTS = 500
+
+
+class VariantNode(Node):
+    """One row: a recipe with some of its keys changed, and which of its models the row reads."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    """The row's name, as the table shows it."""
+    base: str | None = None
+    """A recipe file of its own, beside the sweep file; null for the sweep's `base`."""
+    overrides: Overrides = Field({})
+    """Full path -> value, as `fusionkit run` takes them: each `use` first, null removes a part."""
+    model: str | None = None
+    """The model of the run that the row reads, as its report names it; null for the fused or only one."""
+    paper: dict[Metric, Annotated[float, Field(ge=0, le=1)]] = Field({})
+    """What a paper reports for this row, from 0 to 1; stands in a column of its own."""
+
+
+class Sweep(Node):
+    """Several variants of a recipe, computed once each and compared."""
+
+    name: Name
+    """Names the folder of its results."""
+    description: str = ""
+    """One paragraph for people."""
+    base: str | None = None
+    """The recipe file that variants change, beside the sweep file."""
+    overrides: Overrides = Field({})
+    """Full path -> value, for every variant, before its own."""
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field((), max_length=100)
+    """The recipe's `seed` of each repetition; none for the base's own."""
+    metric: Metric = "roc_auc"
+    """What is compared and drawn."""
+    reference: str | None = None
+    """The variant that all others are compared with; null for no comparison."""
+    curve: str | None = None
+    """A modality of `evaluation.missing`: each variant becomes a curve over the rates of blanked cells."""
+    roc: bool = False
+    """Whether ROC curves are drawn, too."""
+    variants: tuple[VariantNode, ...] = Field(min_length=1, max_length=MAX_VARIANTS)
+    """The rows, in order."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One experiment of a sweep: a variant with one seed."""
+
+    variant: VariantNode
+    seed: int
+    loaded: LoadedRecipe
+
+
+@dataclass(frozen=True)
+class LoadedSweep:
+    """A sweep of which every variant has been checked as a recipe.
+
+    Args:
+        sweep: The file, typed.
+        text: The file as given.
+        overrides: What the command line changed in every variant.
+        tasks: Every variant with every seed, in the order of the file.
+    """
+
+    sweep: Sweep
+    text: str
+    overrides: tuple[str, ...]
+    tasks: tuple[Task, ...]
+
+
+def is_sweep(path: Path) -> bool:
+    """Says whether a file has the `variants` of a sweep; what cannot be read is none."""
+    try:
+        return re.search(r"^variants\s*:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def load_sweep(
+    path: str | Path, registry: Registry, overrides: Sequence[str] = (), *, data_root: Path | None = None
+) -> LoadedSweep:
+    """Loads a sweep file and every recipe that it describes; `overrides` change all of them, last.
+
+    Raises:
+        RecipeError: The file or a variant is wrong; carries every problem found.
+        PluginError: Only plugins are wrong.
+        DataError: Only what a source knows of its data is wrong.
+    """
+    path = Path(path)
+    text = read_text(path, "sweep")
+    tree = dialect.parse(text, lambda line: f"{path}:{line}")
+    if not isinstance(tree, dialect.Mapping):
+        raise RecipeError(
+            f"{path}: a sweep is a mapping of keys to values ({show(tree)}). Start with `name:`."
+        )
+    if "stages" in tree and "variants" not in tree:
+        raise RecipeError(f"{path}:1: a recipe, not a sweep. Say `fusionkit run`.")
+    findings = Findings(tree)
+    try:
+        sweep = validate_strictly(Sweep, tree)
+    except ValidationError as error:
+        for place, sentence in explain(error, Sweep, tree, "key"):
+            findings.add(place, sentence)
+        findings.raise_all()
+        raise
+    _check(sweep, findings)
+    findings.raise_all()
+    tasks = _load_tasks(path, sweep, tree, registry, overrides, data_root)
+    _check_runs(sweep, tasks, findings)
+    findings.raise_all()
+    return LoadedSweep(sweep, text, tuple(overrides), tuple(tasks))
+
+
+def missing_name(model: str, modality: str, rate: float) -> str:
+    """Returns under which name a run's report has a model that is tested with cells of a modality blanked."""
+    return f"{model}{MISSING}{modality}_{rate:g}"
+
+
+def _check(sweep: Sweep, findings: Findings) -> None:
+    _check_variants(sweep, findings)
+    names = [variant.name for variant in sweep.variants]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            findings.add(("variants", index, "name"), f"there are two variants of this name ('{name}').")
+    if len(set(sweep.seeds)) < len(sweep.seeds):
+        findings.add(("seeds",), f"a seed is named twice ({show(list(sweep.seeds))}). Name each once.")
+    if sweep.reference is not None and sweep.reference not in names:
+        findings.add(
+            ("reference",), f"no such variant ({show(sweep.reference)}). {suggest(sweep.reference, names)}"
+        )
+
+
+def _check_variants(sweep: Sweep, findings: Findings) -> None:
+    for index, variant in enumerate(sweep.variants):
+        if variant.base is None and sweep.base is None:
+            findings.add(
+                ("variants", index), "there is no recipe to change. Give it, or the sweep, a `base`."
+            )
+        if "seed" in variant.overrides and sweep.seeds:
+            path = ("variants", index, "overrides", "seed")
+            findings.add(path, "the sweep's `seeds` set it. Leave one of them out.")
+
+
+def _load_tasks(
+    path: Path,
+    sweep: Sweep,
+    tree: dialect.Mapping,
+    registry: Registry,
+    given: Sequence[str],
+    data_root: Path | None,
+) -> list[Task]:
+    """Loads each variant with each seed; what is wrong in all of them alike is said once."""
+    tasks: list[Task] = []
+    errors: dict[str, list[tuple[str, FusionkitError]]] = {}
+    for index, variant in enumerate(sweep.variants):
+        place = dialect.place_at(tree, ("variants", index))
+        base = path.parent / str(variant.base or sweep.base)
+        words = [*_as_words(sweep.overrides), *_as_words(variant.overrides)]
+        for seed in sweep.seeds or (None,):
+            seeded = [f"seed={seed}"] if seed is not None else []
+            try:
+                loaded = load_recipe(base, registry, [*words, *seeded, *given], data_root=data_root)
+            except FusionkitError as error:
+                for problem in error.problems:
+                    errors.setdefault(problem, []).append((f"{place}: {variant.name}", error))
+                break  # the other seeds fail alike
+            tasks.append(Task(variant, loaded.recipe.seed, loaded))
+    if errors:
+        worst = max((found[0][1] for found in errors.values()), key=lambda error: error.exit_code == 3)
+        problems = [
+            problem
+            if len(found) == len(sweep.variants)
+            else f"{', '.join(where for where, _ in found)}: {problem}"
+            for problem, found in errors.items()
+        ]
+        raise type(worst)(problems)
+    return tasks
+
+
+def _as_words(overrides: Mapping[str, Any]) -> list[str]:
+    """Returns overrides as the command line writes them; JSON is YAML."""
+    return [f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in overrides.items()]
+
+
+def _check_runs(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None:
+    """Checks what can be said only when every variant's recipe is known."""
+    classes = {task.loaded.source.classes for task in tasks}
+    if len(classes) > 1:
+        findings.add(("variants",), f"variants have different classes ({show(sorted(map(list, classes)))}).")
+    for index, variant in enumerate(sweep.variants):
+        loaded = next(task.loaded for task in tasks if task.variant is variant)
+        if variant.model is not None and variant.model not in (known := models_of(loaded)):
+            findings.add(
+                ("variants", index, "model"),
+                f"its run has no such model ({show(variant.model)}). {suggest(variant.model, known)}",
+            )
+        elif sweep.curve is not None:
+            _check_curve(sweep.curve, index, variant.model, loaded, findings)
+
+
+def _check_curve(curve: str, index: int, model: str | None, loaded: LoadedRecipe, findings: Findings) -> None:
+    """Checks that a variant's run tests its model with cells of the curve's modality blanked."""
+    recipe = loaded.recipe
+    if curve not in recipe.evaluation.missing:
+        known = suggest(curve, recipe.evaluation.missing)
+        sentence = f"`evaluation.missing` has no rates of the sweep's `curve` ({curve}). {known}"
+        findings.add(("variants", index), sentence)
+    elif (reads := model or models_of(loaded)[0]) not in ("fused", curve):
+        findings.add(("variants", index, "model"), f"it does not read the sweep's `curve` ({show(reads)}).")
+
+
+def models_of(loaded: LoadedRecipe) -> list[str]:
+    """Returns the names of the models that a run of a recipe scores, the main one first."""
+    recipe = loaded.recipe
+    modalities = list(recipe.modalities)
+    names = ["fused"] if len(modalities) > 1 else modalities
+    if len(modalities) > 1 and recipe.evaluation.modalities_alone:
+        names = [*names, *modalities]
+    pretrained = [stage.pretrain.split(".")[0] for stage in recipe.stages if hasattr(stage, "pretrain")]
+    blanked = [
+        missing_name(model, modality, rate)
+        for modality, rates in recipe.evaluation.missing.items()
+        for rate in rates
+        for model in names
+        if model in (names[0], modality)
+    ]
+    return [*names, *dict.fromkeys(name + PRETRAINED for name in pretrained), *blanked]

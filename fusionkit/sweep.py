@@ -1,0 +1,339 @@
+"""A sweep's experiments: each computed once, by several processes, and kept in the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusionkit.data.digests import content_digest
+from fusionkit.data.manifest import Manifest
+from fusionkit.errors import DataError, FusionkitError, ResourceError
+from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
+from fusionkit.interfaces import Tell
+from fusionkit.locks import Busy
+from fusionkit.model import SCALE_VERSION
+from fusionkit.prepare import Places, Prepared, prepare, read_manifest
+from fusionkit.recipe.components import data_files
+from fusionkit.recipe.load import LoadedRecipe, dump_yaml
+from fusionkit.registry import Registry
+from fusionkit.run import compute_models, plan_models
+from fusionkit.store import FORMAT, Artefact, Store, address_of, using
+from fusionkit.training.device import choose_device
+from fusionkit.training.jobs import side_by_side
+from fusionkit.training.stages import run_steps
+from fusionkit.training.train import LOOP_VERSION
+
+RESULT_VERSION = 1
+"""Part of every result's address: raised when the same learned parts would predict otherwise."""
+PAUSE_SECONDS = 1.0
+"""Before asking again whether what another process is at is done."""
+NO_INFLUENCE = ("name", "description", "training")
+"""Keys of a recipe on which no prediction depends; of `training`, the device's identity says what matters."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment predicts.
+
+    Args:
+        predictions: Model -> its folds.
+        outcomes: Subject -> class index, -1 where unknown.
+        classes: Class names; the last one is the positive class.
+        is_simulated: Whether any of the data were simulated.
+        warnings: What the audit says about the data.
+    """
+
+    predictions: Mapping[str, Sequence[FoldPredictions]]
+    outcomes: Mapping[str, int]
+    classes: tuple[str, ...]
+    is_simulated: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """What a sweep's experiments leave: results by label, and why others have none."""
+
+    results: Mapping[str, Result]
+    failures: Mapping[str, FusionkitError]
+    computed: int
+
+
+def run_experiments(
+    recipes: Mapping[str, LoadedRecipe], registry: Registry, places: Places, tell: Tell, n_jobs: int = 1
+) -> Experiments:
+    """Computes the experiments that the store lacks, `n_jobs` at a time, and returns all of them.
+
+    An experiment that fails leaves its reason, and the others go on.
+
+    Args:
+        recipes: Label -> recipe.
+        registry: For the plugins' names.
+        places: Folders of data and store.
+        tell: Is told what happens; called from other threads where there are jobs.
+        n_jobs: How many processes.
+
+    Raises:
+        ResourceError: The machine is out of disk, memory or rights.
+    """
+    pinned = {label: _pin(loaded, n_jobs) for label, loaded in recipes.items()}
+    with using(places.store):
+        worker = Worker(pinned, places, tell)
+        missing = worker.missing()
+        others = min(n_jobs, len(missing)) - 1
+        tasks = [
+            _task_of(pinned, missing, registry, places, number, others + 1) for number in range(1, others + 1)
+        ]
+        with side_by_side(tasks, tell):
+            worker.work(missing)
+        results = {label: worker.result(label) for label in pinned if label not in worker.failures}
+    return Experiments(results, worker.failures, len(missing) - len(worker.failures))
+
+
+def _pin(loaded: LoadedRecipe, n_jobs: int) -> LoadedRecipe:
+    """Returns a recipe with its share of the cores; the sweep's own processes are all that there are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = loaded.recipe.training.threads or max(1, cores // n_jobs)
+    changed = {"threads": threads, "jobs": 1}
+    training = loaded.recipe.training.model_copy(update=changed)
+    resolved = {**loaded.resolved, "training": {**loaded.resolved["training"], **changed}}
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"training": training}), resolved=resolved)
+
+
+def _task_of(
+    recipes: Mapping[str, LoadedRecipe],
+    labels: Sequence[str],
+    registry: Registry,
+    places: Places,
+    number: int,
+    n_jobs: int,
+) -> Mapping[str, Any]:
+    """Returns what a further process is told: the experiments, from its own share on."""
+    first = number * len(labels) // n_jobs
+    ordered = [*labels[first:], *labels[:first]]
+    folders = {name: str(path) for name, path in vars(places).items()}
+    return {
+        "recipes": {label: dump_yaml(recipes[label].resolved) for label in ordered},
+        "plugins": registry.named,
+        **folders,
+    }
+
+
+class Worker:
+    """Computes experiments into the store, through its locks, so that several can work on one sweep.
+
+    Args:
+        recipes: Label -> recipe.
+        places: Folders of data and store.
+        tell: Is told what happens, with the experiment's label.
+
+    Attributes:
+        failures: Label -> why an experiment has no result.
+    """
+
+    def __init__(self, recipes: Mapping[str, LoadedRecipe], places: Places, tell: Tell) -> None:
+        self.recipes, self.places, self.tell = recipes, places, tell
+        self.store = Store(places.store, tell, waits=False)
+        self.failures: dict[str, FusionkitError] = {}
+        self._manifests: dict[str, Manifest] = {}
+        self._addresses: dict[str, str] = {}
+
+    def missing(self) -> list[str]:
+        """Returns the experiments that the store has no result of."""
+        found = []
+        for label in self.recipes:
+            try:
+                if not self.store.has(self._address(label)):
+                    found.append(label)
+                    continue
+            except FusionkitError as error:  # data that cannot be read, for example
+                self._fail(label, error)
+            self.tell("experiment_finished", {"experiment": label, "is_stored": True})
+        return found
+
+    def work(self, labels: Sequence[str]) -> None:
+        """Computes experiments until each has a result, here or from another process, or a reason why not."""
+        left = [label for label in labels if label not in self.failures]
+        while left:
+            busy = [label for label in left if not self._try(label)]
+            if len(busy) == len(left):
+                time.sleep(PAUSE_SECONDS)
+            left = busy
+
+    def _try(self, label: str) -> bool:
+        """Computes an experiment; says whether it is done, or another process is at some of it."""
+        try:
+            if not self.store.has(self._address(label)):  # another variant may be the same experiment
+                with self.store.lock(self._address(label), label):
+                    if not self.store.has(self._address(label)):
+                        self._compute(label)
+        except Busy:
+            return False
+        except ResourceError:
+            raise
+        except FusionkitError as error:
+            self._fail(label, error)
+            return True
+        self.tell("experiment_finished", {"experiment": label, "is_stored": False})
+        return True
+
+    def _fail(self, label: str, error: FusionkitError) -> None:
+        self.failures[label] = error
+        self.tell("experiment_failed", {"experiment": label, "problems": error.problems})
+
+    def _compute(self, label: str) -> None:
+        def tell(name: str, data: Mapping[str, Any]) -> None:
+            self.tell(name, {"experiment": label, **data})
+
+        tell("experiment_started", {})
+        loaded = self.recipes[label]
+        prepared = prepare(loaded, self.places, tell, waits=False, manifest=self._manifest(loaded))
+        plans = plan_models(prepared)
+        busy = False
+        for (name, _, _), of_fold in plans.items():
+            for plan in of_fold:
+                try:
+                    run_steps(prepared.variants[name], plan)
+                except Busy:  # what comes after may be free
+                    busy = True
+        if busy:
+            raise Busy
+        predictions, _, _ = compute_models(prepared, plans, tell)
+        self.store.save(self._address(label), _pack(predictions, prepared))
+
+    def _manifest(self, loaded: LoadedRecipe) -> Manifest:
+        """Reads a source once for all experiments that have the same."""
+        plan = loaded.source_plan
+        key = address_of([plan.use, plan.plugin.version, plan.options])
+        if key not in self._manifests:
+            self._manifests.clear()  # one at a time: in the file's order, the next mostly has the same
+            self._manifests[key] = read_manifest(
+                loaded, self.places, choose_device(loaded.recipe.training).threads
+            )
+        return self._manifests[key]
+
+    def _address(self, label: str) -> str:
+        if label not in self._addresses:
+            loaded = self.recipes[label]
+            self._addresses[label] = result_address(loaded, self._manifest(loaded), self.places)
+        return self._addresses[label]
+
+    def result(self, label: str) -> Result:
+        """Returns the result of an experiment that is done."""
+        artefact = self.store.load(self._address(label))
+        if artefact is None:
+            raise DataError(
+                f"{label}: its result has gone from the store meanwhile. Give the same command again."
+            )
+        return _unpack(artefact)
+
+
+def result_address(loaded: LoadedRecipe, manifest: Manifest, places: Places) -> str:
+    """Returns the address of an experiment's result: the hash of all that determines its predictions."""
+    parts = (loaded.source_plan, *loaded.parts.values())
+    files = {
+        f"{plan.path}.{name}": content_digest(path).hex() if path.is_file() else None
+        for plan in parts
+        for name, path in data_files(plan.config, places.data).items()
+        if plan.path != "source"  # its rows say what it has read
+    }
+    return address_of(
+        {
+            "result": [FORMAT, LOOP_VERSION, SCALE_VERSION, RESULT_VERSION],
+            "recipe": {key: node for key, node in loaded.resolved.items() if key not in NO_INFLUENCE},
+            "order": list(loaded.recipe.modalities),
+            "plugins": {plan.path: plan.plugin.version for plan in parts},
+            "rows": _digest_rows(loaded, manifest),
+            "files": files,
+            **choose_device(loaded.recipe.training).identity(),
+        }
+    )
+
+
+def _digest_rows(loaded: LoadedRecipe, manifest: Manifest) -> str:
+    """Returns the sha256 of every row: ids, outcomes, cells in use, contents of their files."""
+    column = getattr(loaded.recipe.split, "column", None)
+    names = [*loaded.used_columns, *([column] if column in manifest.cells.columns else [])]
+    given = manifest.subject_outcomes or [None] * len(manifest)
+    digest = hashlib.sha256()
+    for row in range(len(manifest)):
+        cells = manifest.cells_of(row, names)
+        texts = [_content(cell) if isinstance(cell, Path) else cell for cell in cells.values()]
+        line = [manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], given[row], *texts]
+        digest.update(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return content_digest(path).hex()
+    except OSError:
+        return None  # the audit says what is wrong with it
+
+
+def _pack(predictions: Mapping[str, Sequence[FoldPredictions]], prepared: Prepared) -> Artefact:
+    tensors: dict[str, torch.Tensor] = {}
+    models: dict[str, list[dict[str, Any]]] = {}
+    for model, folds in predictions.items():
+        for number, fold in enumerate(folds):
+            entry: dict[str, Any] = {"repeat": fold.repeat, "fold": fold.fold, "threshold": fold.threshold}
+            for part in ("test", "validation"):
+                rows = getattr(fold, part)
+                if rows is not None:
+                    entry[part] = {"samples": list(rows.samples), "subjects": list(rows.subjects)}
+                    tensors[f"{model}/{number}/{part}/outcomes"] = torch.from_numpy(np.asarray(rows.outcomes))
+                    tensors[f"{model}/{number}/{part}/probabilities"] = torch.from_numpy(rows.probabilities)
+            models.setdefault(model, []).append(entry)
+    manifest = prepared.main.manifest
+    return Artefact(
+        tensors,
+        {
+            "verb": "predict",
+            "stage": prepared.main.factory.loaded.recipe.name,
+            "parts": list(models),
+            "models": models,
+            "outcomes": dict(prepared.outcomes),
+            "classes": list(manifest.classes),
+            "simulated": manifest.is_simulated,
+            "warnings": [found.message for found in prepared.audit.warnings],
+        },
+    )
+
+
+def _unpack(artefact: Artefact) -> Result:
+    metadata = artefact.metadata
+
+    def rows(model: str, number: int, part: str, entry: Mapping[str, Any]) -> SampleRows | None:
+        if part not in entry:
+            return None
+        outcomes, probabilities = (
+            artefact.tensors[f"{model}/{number}/{part}/{name}"].numpy()
+            for name in ("outcomes", "probabilities")
+        )
+        return SampleRows(entry[part]["samples"], entry[part]["subjects"], outcomes, probabilities)
+
+    predictions: dict[str, list[FoldPredictions]] = {}
+    for model, entries in metadata["models"].items():
+        for number, entry in enumerate(entries):
+            test = rows(model, number, "test", entry)
+            assert test is not None
+            validation = rows(model, number, "validation", entry)
+            predictions.setdefault(model, []).append(
+                FoldPredictions(entry["repeat"], entry["fold"], test, validation, entry["threshold"])
+            )
+    return Result(
+        predictions,
+        metadata["outcomes"],
+        tuple(metadata["classes"]),
+        metadata["simulated"],
+        tuple(metadata["warnings"]),
+    )

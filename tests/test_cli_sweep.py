@@ -1,0 +1,104 @@
+"""fusionkit sweep: what a person gives, sees and finds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import toys
+from command_line import call
+from PIL import Image
+from test_sweep import SWEEP
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text(toys.RECIPE)
+    Path("sweep.yaml").write_text(SWEEP)
+    return tmp_path
+
+
+def test_a_sweep_leaves_a_table_in_three_forms_and_figures(study, capsys):
+    code, out, err = call(capsys, "sweep", "sweep.yaml", "--store", "store")
+    assert code == 0
+    folder = Path("runs/widths/latest")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "sweep.yaml",
+        "environment.json",
+        "recipes",
+        "table.json",
+        "table.csv",
+        "table.md",
+        "figure.png",
+        "roc.png",
+    }
+    assert (folder / "sweep.yaml").read_text() == SWEEP
+    assert len(list((folder / "recipes").iterdir())) == 6
+    table = json.loads((folder / "table.json").read_text())
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert (
+        [row["row"] for row in rows]
+        == [row["name"] for row in table["rows"]]
+        == ["narrow", "wide", "words only"]
+    )
+    for row, entry in zip(rows, table["rows"], strict=True):
+        assert float(row["accuracy"]) == entry["subject"]["accuracy"]["value"]
+        assert row["simulated"] == "true"
+    assert rows[0]["accuracy_paper"] == "0.9"
+    assert rows[0]["difference"] == ""
+    assert float(rows[1]["p_holm"]) >= float(rows[1]["p"])
+    markdown = (folder / "table.md").read_text()
+    assert "SIMULATED DATA" in markdown
+    assert "| narrow | " in markdown
+    for name in ("figure.png", "roc.png"):
+        with Image.open(folder / name) as image:
+            image.load()
+            assert min(image.size) > 100
+    assert out.startswith("SIMULATED DATA")
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("Files: "))
+    assert "6 of 6: words only, seed 4: done" in err
+    code, out, err = call(capsys, "sweep", "sweep.yaml", "--store", "store", "--json", "-q")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["computed"] == 0
+    assert json.loads(out)["table"] == table
+
+
+def test_a_failed_variant_is_named_last_and_the_others_have_their_table(study, capsys):
+    Path("sweep.yaml").write_text(
+        SWEEP + "  - {name: exploding, overrides: {stages.fuse.learning_rate: 1.0e+38}}\n"
+    )
+    code, out, err = call(capsys, "sweep", "sweep.yaml", "--store", "store", "-q")
+    assert code == 7
+    assert "exploding: failed" in out
+    assert "error: exploding, seed 3: stage fuse: " in err
+    assert "| exploding | failed: " in Path("runs/widths/latest/table.md").read_text()
+
+
+def test_changes_on_the_command_line_reach_every_variant(study, capsys):
+    code, out, _ = call(
+        capsys, "sweep", "sweep.yaml", "stages.fuse.epochs=1", "--store", "store", "-q", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["table"]["overrides"] == ["stages.fuse.epochs=1"]
+    for path in Path("runs/widths/latest/recipes").iterdir():
+        assert "epochs: 1" in path.read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(study, capsys):
+    Path("runs").mkdir()
+    Path("runs/widths").write_text("a file")
+    code, _, err = call(capsys, "sweep", "sweep.yaml", "--store", "store", "-q")
+    assert code == 8
+    assert "runs/widths" in err
+    assert not Path("store").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_sweep_given_where_a_recipe_is_due_is_told_so(study, capsys, command):
+    code, _, err = call(capsys, command, "sweep.yaml")
+    assert code == 3
+    assert err == "error: sweep.yaml:1: a sweep, not a recipe. Say `fusionkit sweep`.\n"

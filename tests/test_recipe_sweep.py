@@ -1,0 +1,167 @@
+"""sweep files: a base recipe and variants, checked whole before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import toys
+
+from fusionkit.errors import RecipeError
+from fusionkit.recipe.load import load_recipe
+from fusionkit.recipe.sweep import load_sweep, models_of
+
+SWEEP = """\
+name: widths
+base: toy.yaml
+overrides: {stages.fuse.epochs: 1}
+seeds: [3, 4]
+reference: narrow
+variants:
+  - {name: narrow, paper: {accuracy: 0.9}}
+  - name: wide
+    overrides: {modalities.numbers.encoder.width: 9}
+  - name: words only
+    overrides: {modalities.numbers: null}
+  - name: repeated
+    overrides:
+      modalities.words.raiser: {use: toy_repeat}
+      stages.raise_words: null
+    model: words_pretrained
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "toy.yaml").write_text(toys.RECIPE)
+    return tmp_path
+
+
+def load(folder: Path, registry, text: str, *overrides: str):
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return load_sweep(path, registry, overrides)
+
+
+def problems_of(folder: Path, registry, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as error:
+        load(folder, registry, text, *overrides)
+    return [problem.replace(f"{folder}/", "") for problem in error.value.problems]
+
+
+def test_each_variant_is_loaded_with_each_seed_in_the_files_order(folder, toy_registry):
+    loaded = load(folder, toy_registry, SWEEP)
+    names = [(task.variant.name, task.seed) for task in loaded.tasks]
+    assert names == [(name, seed) for name in ("narrow", "wide", "words only", "repeated") for seed in (3, 4)]
+
+
+def test_overrides_are_those_of_the_command_line(folder, toy_registry):
+    """The sweep's first, then the variant's, then what is given: as one command would have them."""
+    loaded = load(folder, toy_registry, SWEEP, "stages.fuse.batch_size=5")
+    given = {
+        "narrow": [],
+        "wide": ["modalities.numbers.encoder.width=9"],
+        "words only": ["modalities.numbers=null"],
+        "repeated": ["modalities.words.raiser={use: toy_repeat}", "stages.raise_words=null"],
+    }
+    for task in loaded.tasks:
+        words = ["stages.fuse.epochs=1", *given[task.variant.name], f"seed={task.seed}"]
+        alone = load_recipe(folder / "toy.yaml", toy_registry, [*words, "stages.fuse.batch_size=5"])
+        assert task.loaded == alone
+
+
+def test_without_seeds_there_is_the_recipes_own(folder, toy_registry):
+    loaded = load(folder, toy_registry, "{name: one, base: toy.yaml, variants: [{name: a}]}", "seed=7")
+    assert [task.seed for task in loaded.tasks] == [7]
+
+
+def test_a_variant_may_have_a_base_of_its_own(folder, toy_registry):
+    (folder / "other").mkdir()
+    (folder / "other" / "own.yaml").write_text(toys.RECIPE.replace("name: toy\n", "name: own\n"))
+    text = "{name: one, base: toy.yaml, variants: [{name: a}, {name: b, base: other/own.yaml}]}"
+    assert [task.loaded.recipe.name for task in load(folder, toy_registry, text).tasks] == ["toy", "own"]
+
+
+def test_the_models_of_a_run_are_named_as_its_report_names_them(folder, toy_registry):
+    loaded = load(folder, toy_registry, SWEEP)
+    found = {task.variant.name: models_of(task.loaded) for task in loaded.tasks}
+    assert found["narrow"] == ["fused", "numbers", "words", "words_pretrained"]
+    assert found["words only"] == ["words", "words_pretrained"]
+
+
+def test_all_of_a_files_mistakes_are_said_at_once(folder, toy_registry):
+    text = (
+        "name: Widths\nbase: toy.yaml\nmetrics: accuracy\nmetric: auc\nvariants:\n"
+        "  - {name: a, paper: {accuracy: 92.9}}\n"
+    )
+    assert problems_of(folder, toy_registry, text) == [
+        "sweep.yaml:1: name: a name is lower-case letters, digits and _, and starts with a letter "
+        "('Widths').",
+        "sweep.yaml:3: metrics: no such key ('accuracy'). Did you mean 'metric'? Known: base, curve, "
+        "description, metric, name, overrides, reference, roc, seeds, variants.",
+        "sweep.yaml:4: metric: must be 'roc_auc', 'accuracy', 'sensitivity' or 'specificity' ('auc').",
+        "sweep.yaml:6: variants[0].paper.accuracy: must be at most 1 (92.9).",
+    ]
+
+
+def test_names_seeds_and_references_are_checked(folder, toy_registry):
+    text = (
+        "name: widths\nseeds: [1, 1]\nreference: wode\nvariants:\n  - {name: wide, overrides: {seed: 3}}\n"
+        "  - {name: wide, base: toy.yaml}\n"
+    )
+    assert problems_of(folder, toy_registry, text) == [
+        "sweep.yaml:2: seeds: a seed is named twice ([1, 1]). Name each once.",
+        "sweep.yaml:3: reference: no such variant ('wode'). Did you mean 'wide'? Known: wide.",
+        "sweep.yaml:5: variants[0]: there is no recipe to change. Give it, or the sweep, a `base`.",
+        "sweep.yaml:5: variants[0].overrides.seed: the sweep's `seeds` set it. Leave one of them out.",
+        "sweep.yaml:6: variants[1].name: there are two variants of this name ('wide').",
+    ]
+
+
+def test_what_is_wrong_with_a_variant_names_it_and_what_is_wrong_in_all_is_said_once(folder, toy_registry):
+    text = SWEEP.replace("numbers.encoder.width: 9", "numbers.encoder.with: 9")
+    found = problems_of(folder, toy_registry, text)
+    assert len(found) == 1
+    assert found[0].startswith("sweep.yaml:8: wide: ")
+    assert "Did you mean 'width'?" in found[0]
+    (folder / "toy.yaml").write_text(toys.RECIPE.replace("folds: 2", "folds: 1"))
+    [problem] = problems_of(folder, toy_registry, SWEEP)
+    assert problem == "toy.yaml:22: split.folds: must be at least 2 (1)."
+
+
+def test_a_row_reads_a_model_that_its_run_has(folder, toy_registry):
+    [problem] = problems_of(folder, toy_registry, SWEEP.replace("words_pretrained", "word_pretrained"))
+    assert problem.startswith(
+        "sweep.yaml:16: variants[3].model: its run has no such model ('word_pretrained')."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "sweep.yaml: a sweep is a mapping of keys to values (null). Start with `name:`."),
+        ("- 1", "sweep.yaml: a sweep is a mapping of keys to values ([1]). Start with `name:`."),
+        ("{name: a, base: toy.yaml}", "sweep.yaml:1: variants: is required. The rows, in order."),
+        (
+            "{name: a, base: gone.yaml, variants: [{name: a}]}",
+            "gone.yaml: there is no such recipe file. Did you mean 'toy.yaml'? Known: sweep.yaml, toy.yaml.",
+        ),
+        (toys.RECIPE, "sweep.yaml:1: a recipe, not a sweep. Say `fusionkit run`."),
+    ],
+)
+def test_files_that_are_no_sweeps(folder, toy_registry, text, sentence):
+    assert problems_of(folder, toy_registry, text) == [sentence]
+
+
+def test_a_curve_is_of_a_modality_that_every_variant_tests_with_cells_blanked(folder, toy_registry):
+    text = (
+        "name: curves\nbase: toy.yaml\ncurve: numbers\nvariants:\n"
+        "  - {name: with rates, overrides: {evaluation.missing: {numbers: [0.5]}}}\n"
+        "  - {name: without}\n"
+        "  - {name: another, overrides: {evaluation.missing: {numbers: [0.5]}}, model: words}\n"
+    )
+    assert problems_of(folder, toy_registry, text) == [
+        "sweep.yaml:6: variants[1]: `evaluation.missing` has no rates of the sweep's `curve` (numbers). "
+        "None is known.",
+        "sweep.yaml:7: variants[2].model: it does not read the sweep's `curve` ('words').",
+    ]

@@ -1,0 +1,204 @@
+"""sweep: each experiment once, whoever computes it; the same table, however it came about."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toys
+from command_line import TOYS, command, environment
+
+from fusionkit.errors import ResourceError
+from fusionkit.prepare import Places
+from fusionkit.recipe.sweep import LoadedSweep, load_sweep
+from fusionkit.registry import Registry
+from fusionkit.run import run
+from fusionkit.sweep import Experiments, Worker, result_address, run_experiments
+from fusionkit.sweep_report import build_table, label_of
+
+EXTRA = [argument for argument in TOYS if argument != "-p"]
+SWEEP = """\
+name: widths
+base: toy.yaml
+overrides: {evaluation.resamples: 100, training.threads: 1}
+seeds: [3, 4]
+metric: accuracy
+reference: narrow
+roc: true
+variants:
+  - {name: narrow, paper: {accuracy: 0.9}}
+  - {name: wide, overrides: {modalities.numbers.encoder.width: 9}}
+  - {name: words only, model: words_pretrained}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "toy.yaml").write_text(toys.RECIPE)
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    return tmp_path
+
+
+def sweep(folder: Path, tell: Any = lambda name, data: None, **given: Any) -> tuple[LoadedSweep, Experiments]:
+    registry = Registry.discover(EXTRA)
+    overrides = given.pop("overrides", ())
+    loaded = load_sweep(folder / "sweep.yaml", registry, overrides, data_root=folder / "data")
+    recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
+    places = Places(folder / "data", folder / "store", folder / "runs")
+    return loaded, run_experiments(recipes, registry, places, tell, **given)
+
+
+def table(folder: Path, **given: Any) -> str:
+    return json.dumps(build_table(*sweep(folder, **given)).entry)
+
+
+def test_an_experiment_predicts_what_its_recipe_alone_predicts(folder):
+    loaded, done = sweep(folder)
+    task = loaded.tasks[2]  # wide, seed 3
+    places = Places(folder / "data", folder / "other", folder / "runs")
+    result = run(task.loaded, Registry.discover(EXTRA), places, lambda name, data: None)
+    [row] = [row for row in build_table(loaded, done).entry["rows"] if row["name"] == "wide"]
+    own = [values(result.report)]
+    assert row["n_seeds"] == 2
+    other = run(loaded.tasks[3].loaded, Registry.discover(EXTRA), places, lambda name, data: None)
+    assert row["subject"]["accuracy"]["value"] == pytest.approx(sum([*own, values(other.report)]) / 2)
+
+
+def values(report: Any) -> float:
+    return float(report["models"]["fused"]["subject"]["accuracy"]["value"])
+
+
+def test_what_is_stored_is_not_computed_again_and_gives_the_same_table(folder):
+    events: list[str] = []
+    first = table(folder)
+    again = table(folder, tell=lambda name, data: events.append(name))
+    assert first == again
+    assert events == ["experiment_finished"] * 6
+
+
+def test_variants_share_what_is_equal_in_them(folder):
+    stages: list[tuple[str, Any]] = []
+    sweep(
+        folder,
+        lambda name, data: stages.append((data["experiment"], data)) if name == "stage_started" else None,
+    )
+    by_label: dict[str, list[str]] = {}
+    for label, data in stages:
+        by_label.setdefault(label, []).append(data["stage"])
+    assert "learn_words" in by_label["narrow, seed 3"]
+    assert "learn_words" not in by_label["wide, seed 3"]  # the same encoder, pretrained alike
+    assert "words only, seed 3" not in by_label  # another model of narrow's run
+
+
+@pytest.mark.parametrize(
+    ("change", "is_new"),
+    [
+        (["stages.fuse.epochs=1"], True),
+        (["modalities.words.raiser.width=6"], True),
+        (["name=other", "description=words", "training.workers=1"], False),
+    ],
+)
+def test_a_result_is_found_by_all_that_determines_it(folder, change, is_new):
+    def addresses(*overrides: str) -> set[str]:
+        registry = Registry.discover(EXTRA)
+        loaded = load_sweep(folder / "sweep.yaml", registry, overrides, data_root=folder)
+        places = Places(folder, folder / "store", folder / "runs")
+        from fusionkit.prepare import read_manifest
+
+        return {
+            result_address(task.loaded, read_manifest(task.loaded, places, 1), places)
+            for task in loaded.tasks
+        }
+
+    assert (addresses(*change) != addresses()) == is_new
+
+
+def test_another_content_of_a_file_is_another_result(tmp_path):
+    import toy_images
+
+    (tmp_path / "toy.yaml").write_text(toy_images.RECIPE)
+    (tmp_path / "sweep.yaml").write_text(
+        "{name: pictures, base: toy.yaml, overrides: {evaluation.resamples: 100}, variants: [{name: one}]}"
+    )
+    assert sweep(tmp_path)[1].computed == 1
+    assert sweep(tmp_path)[1].computed == 0
+    picture = next((tmp_path / "store" / "sources").rglob("*.png"), None) or next(
+        (tmp_path / "data").rglob("*.*")
+    )
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        image.rotate(90).save(picture)
+    assert sweep(tmp_path)[1].computed == 1
+
+
+def test_several_processes_end_at_the_same_table_as_one(folder, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    for name in ("toy.yaml", "sweep.yaml"):
+        (other / name).write_text((folder / name).read_text())
+    begun = threading.Event()
+    work = Worker.work
+
+    def work_later(*given: Any) -> None:
+        assert begun.wait(120)  # in so small a sweep, this process would be done before the other begins
+        work(*given)
+
+    monkeypatch.setattr(Worker, "work", work_later)
+    table_of_two = table(folder, n_jobs=2, tell=lambda name, data: begun.set() if "job" in data else None)
+    monkeypatch.undo()
+    assert table_of_two == table(other)
+
+
+def test_one_experiment_that_fails_stops_no_other(folder):
+    text = SWEEP + "  - {name: exploding, overrides: {stages.fuse.learning_rate: 1.0e+38}}\n"
+    (folder / "sweep.yaml").write_text(text)
+    loaded, done = sweep(folder)
+    entry = build_table(loaded, done).entry
+    assert [row["name"] for row in entry["rows"]] == ["narrow", "wide", "words only"]
+    assert list(entry["failed"]) == ["exploding"]
+    assert "not finite" in entry["failed"]["exploding"][0]
+
+
+def test_a_machine_that_refuses_stops_all_at_once(folder):
+    (folder / "store").write_text("not a folder")
+    with pytest.raises(ResourceError):
+        sweep(folder)
+
+
+def call_sweep(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    words = command("sweep", "sweep.yaml", "-q", "--store", "store", *options)
+    return subprocess.Popen(
+        words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def kill_and_repeat(folder: Path, undisturbed: str, n_kills: int, seed: int) -> None:
+    """Kills the sweep at random moments, each time from an empty store, and lets it end afterwards."""
+    draw = random.Random(seed)
+    for number in range(n_kills):
+        own = folder / str(number)
+        own.mkdir()
+        for name in ("toy.yaml", "sweep.yaml"):
+            (own / name).write_text((folder / name).read_text())
+        process = call_sweep(own, "--jobs", "2")
+        time.sleep(draw.uniform(1.0, 8.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        again = call_sweep(own, "--jobs", "2")
+        assert again.communicate()[1] == b""
+        assert again.returncode == 0
+        assert (own / "runs" / "widths" / "latest" / "table.json").read_text() == undisturbed
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_ends_at_the_same_table(folder):
+    process = call_sweep(folder)
+    assert process.communicate()[1] == b""
+    kill_and_repeat(folder, (folder / "runs" / "widths" / "latest" / "table.json").read_text(), 3, seed=5)
