@@ -385,7 +385,7 @@ def mean_of_members(
 
 
 def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:
-    """Maps logits (n, views, k) to probabilities (n, k): of the mean logit, or the views' mean, or their votes.
+    """Maps logits (n, views, k) to probabilities (n, k): of the mean logit, or the views' mean or votes.
 
     A view that does not decide between classes gives each of them its part.
     """
