@@ -103,9 +103,7 @@ def examine(
     manifest.require_columns(loaded.used_columns, "modalities")
     task = Classification(manifest.classes)
     check_sample_rule(recipe.evaluation.samples, len(task.classes))
-    problems: list[Finding] = []
-    outcomes: dict[str, int] = {}
-    folds: list[Fold] = []
+    problems, outcomes, folds = list[Finding](), dict[str, int](), list[Fold]()
     try:
         outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
         names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}

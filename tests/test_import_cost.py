@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 import toys
 
-HEAVY = ("torch", "torchvision", "numpy", "polars", "sklearn", "PIL", "safetensors", "timm", "lightgbm")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "polars",
+    "sklearn",
+    "PIL",
+    "safetensors",
+    "skimage",
+    "timm",
+    "lightgbm",
+    "matplotlib",
+)
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 
 # runs one command in a fresh process and then says which heavy packages it has pulled in

@@ -36,6 +36,14 @@ def test_the_tensors_of_a_prefix_are_read_and_others_left_out(tmp_path):
     assert len(load_weights(str(path))) == 3
 
 
+def test_names_that_may_be_beyond_what_is_expected_are_left_out_and_no_others(tmp_path):
+    path = write(tmp_path, "", **{"fc.bias": torch.ones(2)})
+    found = load_weights(path, expected=expected(), beyond={"fc.bias", "fc.weight"})
+    assert set(found) == set(LAYERS)
+    with pytest.raises(IntegrityError, match=r"\(1 are unknown, such as fc\.bias\)"):
+        load_weights(path, expected=expected(), beyond={"fc.weight"})
+
+
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def load_weights(
-    path: str | Path, prefix: str = "", expected: Mapping[str, Tensor] | None = None
+    path: str | Path,
+    prefix: str = "",
+    expected: Mapping[str, Tensor] | None = None,
+    beyond: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Returns the tensors whose names start with `prefix`, the prefix removed.
 
@@ -21,6 +24,7 @@ def load_weights(
         path: A safetensors file.
         prefix: What the names of the wanted tensors start with; others are left out.
         expected: A module's `state_dict()`: names and shapes must be those.
+        beyond: Names that the file may have beyond those, such as a classifier's; they are left out.
 
     Raises:
         DataError: The file is not there.
@@ -43,6 +47,7 @@ def load_weights(
     except SafetensorError as error:
         raise IntegrityError(f"{path}: not a whole safetensors file ({error}). Fetch it again.") from None
     found = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    found = {name: tensor for name, tensor in found.items() if name not in beyond}
     if expected is not None:
         _check(path, prefix, found, expected)
     return found

@@ -25,8 +25,7 @@ from fusionkit.training.train import Loop, run_loop
 if TYPE_CHECKING:
     from fusionkit.training.stages import Step
 
-VGG_POOL = 7
-VGG_WIDTH = 4096
+VGG_POOL, VGG_WIDTH = 7, 4096
 EVAL_BATCH = 256
 RAW_EVAL_BATCH = 32
 """Where files go through an encoder: the default of a training batch, so that they fit where that does."""
@@ -386,10 +385,9 @@ def mean_of_members(
 
 
 def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:
-    """Maps logits (n, views, k) to probabilities (n, k).
+    """Maps logits (n, views, k) to probabilities (n, k): of the mean logit, or the views' mean or votes.
 
-    Of the mean logit; or the mean of the views' own; or the share of views that call each class, where a view
-    that does not decide between classes gives each of them its part.
+    A view that does not decide between classes gives each of them its part.
     """
     values = torch.from_numpy(logits).double()
     if views == "mean_logit":
