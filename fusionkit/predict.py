@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,7 @@ from fusionkit.training.experiment import Experiment, Origin, Shared
 from fusionkit.training.supervised import mean_of_members, predict_logits
 
 NO_MODEL = "none"
+_BLOCK = 8192
 N_NAMED = 5
 """How many missing cells of a row are named one by one."""
 
@@ -70,19 +72,39 @@ class Answers:
 
     def to_csv(self) -> str:
         """Returns one line per row; says where the model learned from simulated data."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         probabilities = [f"probability_{name}" for name in self.classes]
-        writer.writerow(["sample", *probabilities, "predicted", "model", "missing", "simulated"])
-        for row in self.rows:
-            values = (
-                [""] * len(self.classes)
-                if row.probabilities is None
-                else [f"{p:.8f}" for p in row.probabilities]
-            )
-            simulated = str(self.is_simulated).lower()
-            writer.writerow([row.sample, *values, row.predicted or "", row.model, row.missing, simulated])
-        return text.getvalue()
+        head = ["sample", *probabilities, "predicted", "model", "missing", "simulated"]
+        # in blocks: a text that grows takes four bytes for each character
+        starts = range(0, len(self.rows), _BLOCK)
+        return _csv_text([head]) + "".join(
+            _csv_text(map(self._cells, self.rows[start : start + _BLOCK])) for start in starts
+        )
+
+    def _cells(self, row: Prediction) -> list[str]:
+        known = row.probabilities
+        values = [""] * len(self.classes) if known is None else [f"{p:.8f}" for p in known]
+        simulated = str(self.is_simulated).lower()
+        return [row.sample, *values, row.predicted or "", row.model, row.missing, simulated]
+
+
+def _csv_text(rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+class _Numbers(Sequence[str]):
+    """row1, row2, ... made when asked for: a list of a million would take 60 MB."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, index: Any) -> Any:
+        found = range(1, self.n_rows + 1)[index]
+        return f"row{found}" if isinstance(found, int) else [f"row{number}" for number in found]
 
 
 def read_rows(
@@ -122,11 +144,13 @@ def read_rows(
     frame = frame.with_columns(
         pl.lit(None, pl.String).alias(name) for name in used if name not in frame.columns
     )
+    ids = None if sample is None else frame[sample].fill_null("").to_list()
+    frame = frame.select(used)
     # messages name the row by its number: ids may repeat
-    numbers = [f"row{number}" for number in range(1, len(frame) + 1)]
+    numbers = _Numbers(len(frame))
     manifest = Manifest(
         samples=numbers,
-        subjects=numbers if sample is None else frame[sample].fill_null("").to_list(),
+        subjects=numbers if ids is None else ids,
         outcomes=[None] * len(frame),
         cells=frame,
         schema=loaded.source.schema,

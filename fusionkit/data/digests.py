@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fusionkit.store import file_digest
 
-_MEMO_FILES = 8192
-"""How many digests are kept: readers keep those of their own rows, so that this serves what is read twice."""
+_MEMO_FILES = 256
+"""How many digests are kept: readers keep those of their own rows, and what is read twice is so at once."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
