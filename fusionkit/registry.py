@@ -231,6 +231,15 @@ def _import_named(name: str) -> ModuleType:
     return module
 
 
+def code_version() -> str:
+    """Returns what identifies fusionkit's own code, as plugins have it."""
+    try:
+        installed = importlib.metadata.distribution("fusionkit")
+    except importlib.metadata.PackageNotFoundError:
+        installed = None
+    return _version(sys.modules["fusionkit"], installed)
+
+
 def _version(module: ModuleType, distribution: Distribution | None) -> str:
     """Returns what identifies a plugin's code: its version, or a hash of its source where that can change."""
     if distribution is not None and not _is_editable(distribution):

@@ -167,8 +167,7 @@ def prune_runs(runs: Path, *, older_than_days: float, dry_run: bool = False) -> 
     # a run's first second, in which it holds no lock yet, is never long ago
     limit = time.time() - max(older_than_days * 86400, YOUNG_SECONDS)
     for folder in sorted(runs.glob("*/*")):
-        is_its = NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
-        if not is_its or is_finished(folder):
+        if not _is_runs(folder) or is_finished(folder):
             continue
         if running(folder) is not None:
             found.live.append(folder)
@@ -179,6 +178,13 @@ def prune_runs(runs: Path, *, older_than_days: float, dry_run: bool = False) -> 
             if not dry_run:
                 _delete(folder)
     return found
+
+
+def _is_runs(folder: Path) -> bool:
+    """Says whether a folder was made by a run; what sweeps and evaluations leave has such a name, too."""
+    if not NAME.fullmatch(folder.name) or not folder.is_dir() or folder.is_symlink():
+        return False
+    return (folder / MARKER).is_file() or is_run(folder) or not any(folder.iterdir())
 
 
 def _last_change(folder: Path) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from fusionkit.model import SCALE_VERSION
 from fusionkit.prepare import Places, Prepared, prepare, read_manifest
 from fusionkit.recipe.components import data_files
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
-from fusionkit.registry import Registry
-from fusionkit.run import compute_models, plan_models
+from fusionkit.recipe.sweep import LoadedSweep, Task
+from fusionkit.registry import Registry, code_version
+from fusionkit.run import Plans, compute_models, plan_models
 from fusionkit.store import FORMAT, Artefact, Store, address_of, using
-from fusionkit.training.device import choose_device
+from fusionkit.training.device import choose_device, n_cores
 from fusionkit.training.jobs import side_by_side
 from fusionkit.training.stages import run_steps
 from fusionkit.training.train import LOOP_VERSION
@@ -36,6 +38,8 @@ RESULT_VERSION = 1
 """Part of every result's address: raised when the same learned parts would predict otherwise."""
 PAUSE_SECONDS = 1.0
 """Before asking again whether what another process is at is done."""
+_N_HELD = 2
+"""Experiments that are kept ready while another process is at what they need."""
 NO_INFLUENCE = ("name", "description", "training")
 """Keys of a recipe on which no prediction depends; of `training`, the device's identity says what matters."""
 
@@ -85,28 +89,34 @@ def run_experiments(
     Raises:
         ResourceError: The machine is out of disk, memory or rights.
     """
-    pinned = {label: _pin(loaded, n_jobs) for label, loaded in recipes.items()}
     with using(places.store):
-        worker = Worker(pinned, places, tell)
+        worker = Worker(recipes, places, tell, waits=n_jobs == 1)
         missing = worker.missing()
         others = min(n_jobs, len(missing)) - 1
         tasks = [
-            _task_of(pinned, missing, registry, places, number, others + 1) for number in range(1, others + 1)
+            _task_of(recipes, missing, registry, places, number, others + 1)
+            for number in range(1, others + 1)
         ]
         with side_by_side(tasks, tell):
             worker.work(missing)
-        results = {label: worker.result(label) for label in pinned if label not in worker.failures}
-    return Experiments(results, worker.failures, len(missing) - len(worker.failures))
+        results = {label: worker.result(label) for label in recipes if label not in worker.failures}
+    n_computed = len([label for label in missing if label not in worker.failures])
+    return Experiments(results, worker.failures, n_computed)
 
 
-def _pin(loaded: LoadedRecipe, n_jobs: int) -> LoadedRecipe:
-    """Returns a recipe with its share of the cores; the sweep's own processes are all that there are."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = loaded.recipe.training.threads or max(1, cores // n_jobs)
-    changed = {"threads": threads, "jobs": 1}
-    training = loaded.recipe.training.model_copy(update=changed)
-    resolved = {**loaded.resolved, "training": {**loaded.resolved["training"], **changed}}
-    return replace(loaded, recipe=loaded.recipe.model_copy(update={"training": training}), resolved=resolved)
+def pinned(loaded: LoadedSweep, n_jobs: int) -> LoadedSweep:
+    """Returns a sweep whose recipes each have their share of the cores: its processes are all there are."""
+    cores = n_cores()
+
+    def pin(task: Task) -> Task:
+        recipe = task.loaded.recipe
+        changed = {"threads": recipe.training.threads or max(1, cores // n_jobs), "jobs": 1}
+        training = recipe.training.model_copy(update=changed)
+        resolved = {**task.loaded.resolved, "training": {**task.loaded.resolved["training"], **changed}}
+        recipe = recipe.model_copy(update={"training": training})
+        return replace(task, loaded=replace(task.loaded, recipe=recipe, resolved=resolved))
+
+    return replace(loaded, tasks=tuple(map(pin, loaded.tasks)))
 
 
 def _task_of(
@@ -135,16 +145,24 @@ class Worker:
         recipes: Label -> recipe.
         places: Folders of data and store.
         tell: Is told what happens, with the experiment's label.
+        waits: Whether to wait for what another process is at, rather than to go on with something else.
 
     Attributes:
+        computed: How many experiments were computed here.
         failures: Label -> why an experiment has no result.
     """
 
-    def __init__(self, recipes: Mapping[str, LoadedRecipe], places: Places, tell: Tell) -> None:
+    def __init__(
+        self, recipes: Mapping[str, LoadedRecipe], places: Places, tell: Tell, *, waits: bool = False
+    ) -> None:
         self.recipes, self.places, self.tell = recipes, places, tell
-        self.store = Store(places.store, tell, waits=False)
+        # alone, one says for whom one waits; beside others, there may be something else to do meanwhile
+        self.store = Store(places.store, tell, waits=waits)
+        self.waits = waits
+        self.computed = 0
         self.failures: dict[str, FusionkitError] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._held: dict[str, tuple[Prepared, Plans]] = {}
         self._addresses: dict[str, str] = {}
 
     def missing(self) -> list[str]:
@@ -155,8 +173,11 @@ class Worker:
                 if not self.store.has(self._address(label)):
                     found.append(label)
                     continue
+            except ResourceError:
+                raise
             except FusionkitError as error:  # data that cannot be read, for example
                 self._fail(label, error)
+                continue
             self.tell("experiment_finished", {"experiment": label, "is_stored": True})
         return found
 
@@ -195,9 +216,7 @@ class Worker:
             self.tell(name, {"experiment": label, **data})
 
         tell("experiment_started", {})
-        loaded = self.recipes[label]
-        prepared = prepare(loaded, self.places, tell, waits=False, manifest=self._manifest(loaded))
-        plans = plan_models(prepared)
+        prepared, plans = self._held.pop(label) if label in self._held else self._prepare(label, tell)
         busy = False
         for (name, _, _), of_fold in plans.items():
             for plan in of_fold:
@@ -206,9 +225,17 @@ class Worker:
                 except Busy:  # what comes after may be free
                     busy = True
         if busy:
+            self._held = dict([*self._held.items(), (label, (prepared, plans))][-_N_HELD:])
             raise Busy
         predictions, _, _ = compute_models(prepared, plans, tell)
         self.store.save(self._address(label), _pack(predictions, prepared))
+        self.computed += 1
+
+    def _prepare(self, label: str, tell: Tell) -> tuple[Prepared, Plans]:
+        loaded = self.recipes[label]
+        manifest = self._manifest(loaded)
+        prepared = prepare(loaded, self.places, tell, waits=self.waits, manifest=manifest)
+        return prepared, plan_models(prepared)
 
     def _manifest(self, loaded: LoadedRecipe) -> Manifest:
         """Reads a source once for all experiments that have the same."""
@@ -238,7 +265,11 @@ class Worker:
 
 
 def result_address(loaded: LoadedRecipe, manifest: Manifest, places: Places) -> str:
-    """Returns the address of an experiment's result: the hash of all that determines its predictions."""
+    """Returns the address of an experiment's result: the hash of all that may determine its predictions.
+
+    Wider than the addresses of stages, which it saves from being planned: a result that is computed once more
+    finds its stages in the store.
+    """
     parts = (loaded.source_plan, *loaded.parts.values())
     files = {
         f"{plan.path}.{name}": content_digest(path).hex() if path.is_file() else None
@@ -252,11 +283,19 @@ def result_address(loaded: LoadedRecipe, manifest: Manifest, places: Places) -> 
             "recipe": {key: node for key, node in loaded.resolved.items() if key not in NO_INFLUENCE},
             "order": list(loaded.recipe.modalities),
             "plugins": {plan.path: plan.plugin.version for plan in parts},
+            "code": [code_version(), *_installed()],
+            "schema": {name: manifest.schema[name].model_dump(mode="json") for name in loaded.used_columns},
             "rows": _digest_rows(loaded, manifest),
             "files": files,
             **choose_device(loaded.recipe.training).identity(),
         }
     )
+
+
+@cache
+def _installed() -> tuple[tuple[str, str], ...]:
+    """Returns what is installed: another version of a library may read an image or fit a forest otherwise."""
+    return tuple(sorted((found.name, found.version) for found in importlib.metadata.distributions()))
 
 
 def _digest_rows(loaded: LoadedRecipe, manifest: Manifest) -> str:

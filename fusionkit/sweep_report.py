@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from fusionkit.errors import shorten
 from fusionkit.evaluation.compare import METRICS, Repetition, Row, compare, judge_row, row_entry
 from fusionkit.evaluation.figures import LABELS, draw_curves, draw_roc, draw_rows
-from fusionkit.evaluation.report import SIMULATED
+from fusionkit.evaluation.report import ENOUGH, LEAKAGE, SIMULATED
 from fusionkit.evaluation.roc import roc_curve
 from fusionkit.learned import json_bytes
 from fusionkit.recipe.load import dump_yaml
@@ -35,7 +36,6 @@ class SweepTable:
 
     Args:
         entry: All of it as JSON values.
-        rows: Each rate's rows, as they were compared.
         figures: File name -> PNG.
     """
 
@@ -58,22 +58,21 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
     }
     variants = [variant for variant in sweep.variants if variant.name not in failed]
     results = list(done.results.values())
-    rows: list[dict[str, Any]] = []
-    figures: dict[str, bytes] = {}
-    if variants:
-        rates = _rates(loaded) if sweep.curve is not None else [NO_CURVE]
-        compared = {rate: _compare(loaded, done, variants, rate) for rate in rates}
-        rows = [
-            _entry(row, variant, rate if sweep.curve is not None else None)
-            for variant in variants
-            for rate, found in compared.items()
-            for row in found
-            if row.name == variant.name
-        ]
-        figures = _draw(loaded, done, variants, rows, is_simulated=results[0].is_simulated)
+    rates = _rates(loaded) if sweep.curve is not None else [NO_CURVE]
+    compared = {rate: _compare(loaded, done, variants, rate) for rate in rates}
+    rows = [
+        _entry(row, variant, rate if sweep.curve is not None else None, unit=_unit(loaded, variant))
+        for variant in variants
+        for rate, found in compared.items()
+        for row in found
+        if row.name == variant.name
+    ]
     evaluation = loaded.tasks[0].loaded.recipe.evaluation
     is_simulated = any(result.is_simulated for result in results)
     warnings = [SIMULATED] if is_simulated else []
+    leaking = list(dict.fromkeys(row["name"] for row in rows if row["unit"] == "sample"))
+    warnings += [f"{LEAKAGE} Rows: {', '.join(leaking)}."] if leaking else []
+    warnings += _notes(loaded, rows)
     warnings += dict.fromkeys(text for result in results for text in result.warnings)
     return SweepTable(
         {
@@ -92,8 +91,41 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
             "failed": failed,
             "warnings": warnings,
         },
-        figures,
+        _draw(loaded, done, variants, rows, is_simulated=is_simulated),
     )
+
+
+def _unit(loaded: LoadedSweep, variant: VariantNode) -> str:
+    """Returns what a variant's split keeps apart: subject, or sample, which is leakage."""
+    recipe = next(task.loaded.recipe for task in loaded.tasks if task.variant is variant)
+    return str(getattr(recipe.split, "unit", "subject"))
+
+
+def _notes(loaded: LoadedSweep, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Says where few subjects were tested, and where a comparison is not of all that a row tested."""
+    notes = []
+    fewest = min((row["n_subjects"] for row in rows), default=0)
+    if fewest < 2 * ENOUGH:
+        notes.append(
+            f"Few subjects were tested ({fewest} in the smallest row): these figures are uncertain, and a "
+            "difference that exists can easily be missed."
+        )
+    sources = {t.variant.name: (t.loaded.source_plan.use, t.loaded.source_plan.options) for t in loaded.tasks}
+    for row in rows:
+        difference, reference = row["difference"], loaded.sweep.reference
+        if difference is None:
+            continue
+        if difference["n_subjects"] < row["n_subjects"]:
+            notes.append(
+                f"{row['name']}: compared with {reference} on {difference['n_subjects']} common subjects, "
+                f"and tested on {row['n_subjects']}."
+            )
+        elif sources[row["name"]] != sources[str(reference)]:
+            notes.append(
+                f"{row['name']}: its source has other options than that of {reference}; subjects of one id "
+                "are taken for the same."
+            )
+    return list(dict.fromkeys(notes))
 
 
 def _rates(loaded: LoadedSweep) -> list[float]:
@@ -116,7 +148,9 @@ def _repetitions(
         if task.variant is variant:
             result = done.results[label_of(task, loaded)]
             folds = result.predictions[_model(loaded, task, rate)]
-            found.append(Repetition(folds, result.outcomes, task.loaded.recipe.evaluation))
+            evaluation = task.loaded.recipe.evaluation
+            draws = 1 if rate == NO_CURVE else evaluation.missing_draws
+            found.append(Repetition(folds, result.outcomes, evaluation, draws))
     return found
 
 
@@ -131,13 +165,19 @@ def _compare(
         loaded.sweep.reference,
         resamples=evaluation.resamples,
         interval=evaluation.interval,
+        seed=loaded.tasks[0].loaded.recipe.seed,
     )
 
 
-def _entry(row: Row, variant: VariantNode, rate: float | None) -> dict[str, Any]:
+def _entry(row: Row, variant: VariantNode, rate: float | None, *, unit: str) -> dict[str, Any]:
     entry = row_entry(row)
-    more = {} if rate is None else {"missing": rate}
+    more = {"unit": unit} if rate is None else {"unit": unit, "missing": rate}
     return {"name": entry.pop("name"), **more, "model": variant.model, "paper": dict(variant.paper), **entry}
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Returns a row's name as tables and figures show it; leakage is never without its word."""
+    return f"{row['name']} (LEAKAGE)" if row["unit"] == "sample" else str(row["name"])
 
 
 def _draw(
@@ -159,38 +199,44 @@ def _draw(
         }
         figures = {"figure.png": draw_curves(curves, sweep.metric, f"share of {sweep.curve} blanked", title)}
     else:
-        figures = {"figure.png": draw_rows(rows, sweep.metric, title)}
+        named = [{**row, "name": _name(row)} for row in rows]
+        figures = {"figure.png": draw_rows(named, sweep.metric, title)}
     if sweep.roc and len(loaded.tasks[0].loaded.source.classes) == 2:
         judged = {
             variant.name: judge_row(_repetitions(loaded, done, variant, NO_CURVE)) for variant in variants
         }
-        found = {name: roc_curve(folds) for name, folds in judged.items()}
+        evaluation = loaded.tasks[0].loaded.recipe.evaluation
+        found = {
+            name: roc_curve(folds, resamples=evaluation.resamples, interval=evaluation.interval)
+            for name, folds in judged.items()
+        }
         known = {name: curve for name, curve in found.items() if curve is not None}
         if known:
             figures["roc.png"] = draw_roc(known, title.replace(LABELS[sweep.metric], "ROC"))
     return figures
 
 
-def make_sweep_folder(runs: Path, name: str) -> Path:
-    """Makes the folder that sweeps of a name go into; ResourceError at once where it cannot be written."""
-    folder = make_run_folder(runs, name)
+def check_writable(runs: Path, name: str) -> None:
+    """Raises ResourceError at once where a sweep's folder could not be written."""
+    make_run_folder(runs, name).rmdir()
+
+
+def write_sweep(runs: Path, loaded: LoadedSweep, table: SweepTable, registry: Registry) -> Path:
+    """Writes all that a sweep leaves into a folder, which has its name when it is whole; returns it."""
+    folder = make_run_folder(runs, loaded.sweep.name)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     os.replace(folder, unfinished)
-    return unfinished
-
-
-def write_sweep(unfinished: Path, loaded: LoadedSweep, table: SweepTable, registry: Registry) -> Path:
-    """Writes all that a sweep leaves, and gives its folder its name; returns it."""
-    write_atomic(unfinished / "sweep.yaml", loaded.text.encode())
-    for number, task in enumerate(loaded.tasks, 1):
-        words = re.sub(r"[^a-z0-9]+", "_", label_of(task, loaded).lower()).strip("_")[:60]
-        write_atomic(
-            unfinished / "recipes" / f"{number:03}_{words}.yaml", dump_yaml(task.loaded.resolved).encode()
-        )
-    write_environment(unfinished, loaded.tasks[0].loaded, registry)
-    write_table(unfinished, table)
-    folder = unfinished.with_name(unfinished.name.removeprefix(".").removesuffix(".unfinished"))
-    os.replace(unfinished, folder)
+    try:
+        write_atomic(unfinished / "sweep.yaml", loaded.text.encode())
+        for number, task in enumerate(loaded.tasks, 1):
+            words = re.sub(r"[^a-z0-9]+", "_", label_of(task, loaded).lower()).strip("_")[:60]
+            path = unfinished / "recipes" / f"{number:03}_{words}.yaml"
+            write_atomic(path, dump_yaml(task.loaded.resolved).encode())
+        write_environment(unfinished, loaded.tasks[0].loaded, registry)
+        write_table(unfinished, table)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     point_latest(folder)
     return folder
 
@@ -209,14 +255,14 @@ def table_csv(entry: Mapping[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = ("value", "low", "high")
-    head = ["row", "missing", "simulated", "n_subjects", "n_seeds", "n_folds"]
+    head = ["row", "missing", "simulated", "split_unit", "n_subjects", "n_seeds", "n_folds"]
     for metric in METRICS:
         head += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_pooled"]
         head += [f"{metric}_sd_seeds", f"{metric}_sd_folds", f"{metric}_paper"]
     compared = ["difference", "difference_low", "difference_high", "p", "p_holm"]
     writer.writerow([*head, *compared])
     for row in entry["rows"]:
-        cells = [row["name"], row.get("missing"), str(entry["simulated"]).lower()]
+        cells = [row["name"], row.get("missing"), str(entry["simulated"]).lower(), row["unit"]]
         cells += [row["n_subjects"], row["n_seeds"], row["n_folds"]]
         for metric in METRICS:
             cells += [row["subject"][metric][end] for end in ends]
@@ -269,7 +315,7 @@ def table_text(entry: Mapping[str, Any], width: int = 80) -> str:
 
 
 def _text_name(row: Mapping[str, Any]) -> str:
-    return f"{row['name']}, missing {row['missing']:g}" if "missing" in row else str(row["name"])
+    return f"{_name(row)}, missing {row['missing']:g}" if "missing" in row else _name(row)
 
 
 def _short(estimate: Mapping[str, Any], sign: str = "") -> str:
@@ -285,7 +331,7 @@ def _has_paper(entry: Mapping[str, Any], metric: str) -> bool:
 
 def _cells(row: Mapping[str, Any], entry: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
     main = entry["metric"]
-    cells = [row["name"], *([f"{row['missing']:g}"] if entry["curve"] else [])]
+    cells = [_name(row), *([f"{row['missing']:g}"] if entry["curve"] else [])]
     cells += [_estimate(row["subject"][metric]) for metric in shown]
     cells += [_number(row["paper"].get(metric)) for metric in shown if _has_paper(entry, metric)]
     cells += [_number(row["sd_seeds"][main]), _number(row["sd_folds"][main])]

@@ -117,7 +117,8 @@ def test_missing_cells_that_reach_a_part_which_does_not_accept_them(run):
     assert run(keep, "modalities.genes.encoder.missing=keep") == (
         3,
         "",
-        "error: rows.yaml:21: modalities.genes.encoder: structured may emit missing values, which the head "
+        "error: override 'modalities.genes.encoder.missing=keep': modalities.genes.encoder: structured may "
+        "emit missing values, which the head "
         "does not accept. Set modalities.genes.encoder.missing: mean or use a raiser that accepts them "
         "(ae, dae, dae_l1, toy_denoise).\n",
     )

@@ -39,16 +39,19 @@ def run(
 
     registry = context.obj.registry
     loaded = load_sweep(sweep, registry, overrides or [], data_root=data_root)
-    from fusionkit.sweep import run_experiments
-    from fusionkit.sweep_report import build_table, label_of, make_sweep_folder, table_text, write_sweep
+    from fusionkit.sweep import pinned, run_experiments
+    from fusionkit.sweep_report import build_table, check_writable, label_of, table_text, write_sweep
 
+    loaded = pinned(loaded, jobs)
     places = make_places(data_root, store, runs)
-    folder = make_sweep_folder(places.runs, loaded.sweep.name)
+    check_writable(places.runs, loaded.sweep.name)
     recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
     with show_sweep(list(recipes), quiet=quiet) as tell:
         done = run_experiments(recipes, registry, places, tell, jobs)
+    if not done.results:
+        _raise_failures(done)
     table = build_table(loaded, done)
-    folder = write_sweep(folder, loaded, table, registry)
+    folder = write_sweep(places.runs, loaded, table, registry)
     if as_json:
         print(json.dumps({"folder": str(folder), "computed": done.computed, "table": table.entry}))
     else:

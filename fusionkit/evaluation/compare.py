@@ -25,11 +25,13 @@ class Repetition:
         folds: Its predictions.
         outcomes: Subject -> class index.
         evaluation: How they are judged.
+        draws: How many draws of blanked cells each fold has, numbered as repeats.
     """
 
     folds: Sequence[FoldPredictions]
     outcomes: Mapping[str, int]
     evaluation: EvaluationNode
+    draws: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Row:
         n_folds: How many folds each has.
         difference: Row minus reference, paired; its p_value after Holm's correction.
         p_uncorrected: The p-value before the correction.
+        n_compared: How many subjects row and reference have in common.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Row:
     n_folds: int
     difference: Estimate | None = None
     p_uncorrected: float | None = None
+    n_compared: int | None = None
 
 
 def compare(
@@ -97,9 +101,10 @@ def compare(
             Row(
                 name,
                 intervals.models[name],
-                *_spread(seeds),
+                *_spread(seeds, rows[name][0].draws),
                 n_seeds=len(seeds),
-                n_folds=len(seeds[0]),
+                n_folds=len(seeds[0]) // rows[name][0].draws,
+                n_compared=intervals.differences[name].n_subjects if difference is not None else None,
                 difference=None if difference is None else _turn(difference),
                 p_uncorrected=None if difference is None else difference.p_value,
             )
@@ -114,7 +119,8 @@ def _judge(repetitions: Sequence[Repetition], classes: Sequence[str]) -> list[li
     for one in repetitions:
         folds = judge_folds({"": one.folds}, one.outcomes, classes, one.evaluation)[0][""]
         seeds.append([replace(fold, repeat=n_before + fold.repeat) for fold in folds])
-        n_before += 1 + max(fold.repeat for fold in folds)
+        # a whole number of draws, so that a repeat's draws stay together
+        n_before += one.draws * (1 + max(fold.repeat for fold in folds) // one.draws)
     return seeds
 
 
@@ -132,14 +138,21 @@ def judge_row(repetitions: Sequence[Repetition]) -> list[FoldSubjects]:
 
 
 def _spread(
-    seeds: Sequence[Sequence[FoldSubjects]],
+    seeds: Sequence[Sequence[FoldSubjects]], draws: int
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Returns both standard deviations of each metric; a fold's value is the mean over its draws."""
     sd_seeds: dict[str, float | None] = {}
     sd_folds: dict[str, float | None] = {}
-    values = [[_values(fold) for fold in folds] for folds in seeds]
+    values = [[((fold.repeat // draws, fold.fold), _values(fold)) for fold in folds] for folds in seeds]
     for metric in METRICS:
-        of_seeds = [[fold[metric] for fold in folds if fold[metric] is not None] for folds in values]
-        known = [np.array(one, dtype=float) for one in of_seeds if one]
+        known = []
+        for of_seed in values:
+            by_fold: dict[tuple[int, int], list[float]] = {}
+            for place, value in of_seed:
+                found = value[metric]
+                by_fold.setdefault(place, []).extend([] if found is None else [found])
+            known.append(np.array([np.mean(each) for each in by_fold.values() if each]))
+        known = [one for one in known if len(one)]
         sd_seeds[metric] = float(np.std([one.mean() for one in known], ddof=1)) if len(known) > 1 else None
         several = [float(np.std(one, ddof=1)) for one in known if len(one) > 1]
         sd_folds[metric] = float(np.mean(several)) if several else None
@@ -194,7 +207,7 @@ def row_entry(row: Row) -> dict[str, Any]:
 
     difference = entry(row.difference)
     if difference is not None and row.difference is not None:
-        difference |= {"p": row.p_uncorrected, "p_holm": row.difference.p_value}
+        difference |= {"n_subjects": row.n_compared, "p": row.p_uncorrected, "p_holm": row.difference.p_value}
     return {
         "name": row.name,
         "n_subjects": row.scores.n_subjects,

@@ -145,12 +145,12 @@ def choose_device(options: TrainingNode, *, n_jobs: int = 1) -> Device:
         precision, reason = options.precision, "the recipe says so"
     if type_ == "cuda":
         _make_deterministic()
-    threads = options.threads or max(1, _n_cores() // n_jobs)
+    threads = options.threads or max(1, n_cores() // n_jobs)
     torch.set_num_threads(threads)
     return Device(type_, precision, threads, reason, options.compile)
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
     """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

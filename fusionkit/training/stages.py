@@ -302,7 +302,7 @@ def _without_method(experiment: Experiment, path: str, method: str) -> PluginErr
 
 def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> None:
     path = step.learned[0]
-    if isinstance(module, Scale):  # on what the head sees in training
+    if isinstance(module, Scale):  # on what the head sees in training, one draw of it
         units = make_units(step.rows, experiment.reader(path.removesuffix(".scale")).n_views(training=True))
         module.fit_parts(chain_inputs(experiment, step.used, path, units))
         return
