@@ -15,7 +15,7 @@ def shorten(text: str, length: int = LONGEST_SHOWN) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _tidy(problem: str) -> str:
+def tidy(problem: str) -> str:
     """Returns a problem as one line of bounded length: no file can break a message or steer a terminal."""
     if not problem.isprintable():
         problem = "".join(
@@ -39,7 +39,7 @@ class FusionkitError(Exception):
         given = (problems,) if isinstance(problems, str) else tuple(problems)
         if len(given) > MOST_PROBLEMS:
             given = (*given[:MOST_PROBLEMS], f"and {len(given) - MOST_PROBLEMS} more problems.")
-        self.problems: tuple[str, ...] = tuple(_tidy(problem) for problem in given)
+        self.problems: tuple[str, ...] = tuple(tidy(problem) for problem in given)
         super().__init__("\n".join(self.problems))
 
 

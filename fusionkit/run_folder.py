@@ -28,6 +28,8 @@ RUNNING = "still running, or killed"
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 """The name of a run's folder."""
 YOUNG_SECONDS = 60.0
+_FIRST_FILES = {"recipe.yaml", "log.jsonl", "model"}
+"""What may be in the folder of a run that was killed in its first moment."""
 INDEX = Path("model", "index.json")
 """The file that a run writes last."""
 
@@ -184,7 +186,8 @@ def _is_runs(folder: Path) -> bool:
     """Says whether a folder was made by a run; what sweeps and evaluations leave has such a name, too."""
     if not NAME.fullmatch(folder.name) or not folder.is_dir() or folder.is_symlink():
         return False
-    return (folder / MARKER).is_file() or is_run(folder) or not any(folder.iterdir())
+    names = {path.name for path in folder.iterdir()}
+    return MARKER in names or is_run(folder) or names <= _FIRST_FILES
 
 
 def _last_change(folder: Path) -> float:
@@ -219,7 +222,7 @@ def find_runs(runs: Path) -> list[Path]:
 
 def why_unfinished(folder: Path) -> str:
     """Returns the sentence for a folder that is not a finished run's, with what to do."""
-    if is_run(folder.resolve()):
+    if is_run(Path(os.path.realpath(folder))):  # which a loop of links does not stop
         status = status_of(folder)
         if status.startswith("running"):
             return f"{folder}: this run is not finished ({status}). Wait for it."

@@ -195,7 +195,8 @@ class Store:
             return True
         self._read_journal()
         try:
-            digest = file_digest(path)
+            # a pipe would never end
+            digest = file_digest(path) if path.is_file() else ""
         except FileNotFoundError:
             return False  # pruned, or set aside by another process, just now
         if digest in self._journal.get(name, ()):

@@ -215,3 +215,17 @@ def test_ctrl_c_ends_with_a_sentence(predict, monkeypatch):
     assert first == "interrupted: what was computed is kept. To go on, give the same command:"
     assert command.startswith("  fusionkit -p ")
     assert command.endswith(f" predict runs/pictures/latest rows.csv {' '.join(PICTURES)} -q")
+
+
+def test_answers_are_never_written_over_what_they_are_made_of(predict, home):
+    before = (home / "rows.csv").read_text()
+    for output, reason in (
+        ("rows.csv", "the table of rows itself (rows.csv). Name another file."),
+        (
+            "runs/pictures/latest/report.json",
+            "inside the run, which must stay as it is (runs/pictures/latest/report.json). Name another file.",
+        ),
+        ("runs", "a folder (runs). Name a file."),
+    ):
+        assert predict("rows.csv", "-o", output) == (2, "", f"error: --output: {reason}\n")
+    assert (home / "rows.csv").read_text() == before

@@ -125,3 +125,22 @@ def test_a_running_run_is_waited_for_not_continued(runs, capsys):
     assert (code, out) == (4, "")
     assert err.startswith(f"error: {folder}: this run is not finished (running: process {os.getpid()} on ")
     assert err.endswith("). Wait for it.\n")
+
+
+def test_prune_leaves_alone_what_sweeps_and_evaluations_leave(runs, capsys):
+    for number, names in enumerate((("sweep.yaml", "table.json"), ("report.json", "environment.json"))):
+        folder = Path("runs", "study", f"2025010{number + 1}T000000Z-aaaaaa")
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+            os.utime(folder / name, (0, 0))
+        os.utime(folder, (0, 0))
+    found = json.loads(call(capsys, "runs", "prune", "--older-than", "0", "--json")[1])
+    assert not [name for name in found["gone"] if "2025" in name]
+
+
+def test_a_loop_of_links_is_no_run(runs, capsys):
+    os.symlink("b", "runs/study/a")
+    os.symlink("a", "runs/study/b")
+    code, _, err = call(capsys, "predict", "runs/study/a", "rows.csv")
+    assert (code, err.count("error: ")) == (4, 1)

@@ -97,8 +97,8 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(study, capsys):
     assert not Path("store").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "show"])
+@pytest.mark.parametrize("command", [["run"], ["data", "audit"]])
 def test_a_sweep_given_where_a_recipe_is_due_is_told_so(study, capsys, command):
-    code, _, err = call(capsys, command, "sweep.yaml")
+    code, _, err = call(capsys, *command, "sweep.yaml")
     assert code == 3
     assert err == "error: sweep.yaml:1: a sweep, not a recipe. Say `fusionkit sweep`.\n"

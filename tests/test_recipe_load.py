@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 (a message is one line)
 
+import os
 import time
 from pathlib import Path
 from types import ModuleType
@@ -405,3 +406,12 @@ def test_only_an_encoder_that_learns_by_gradient_is_pretrained(learns, cure):
     assert problems(text, with_extra(fixed)) == [
         f"r.yaml:14: stages.learn_words.pretrain: fixed does not learn by gradient from outcomes. {cure}"
     ]
+
+
+def test_a_pipe_is_no_recipe_and_is_not_waited_for(toy_registry, tmp_path):
+    os.mkfifo(tmp_path / "toy.yaml")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(tmp_path / "toy.yaml", toy_registry)
+    assert error.value.problems == (
+        f"{tmp_path}/toy.yaml: a pipe or a device, not a recipe file. Give a file.",
+    )

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusionkit.errors import ResourceError
+from fusionkit.errors import FusionkitWarning, ResourceError
 from fusionkit.store import Artefact, Store, address_of, list_entries, prune, using, write_atomic
 
 ARTEFACT = Artefact({"head.weight": torch.arange(6.0).reshape(2, 3)}, {"verb": "train", "parts": ["head"]})
@@ -485,3 +485,20 @@ def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path):
         using(tmp_path / "store"),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_set_aside_like_what_is_broken(tmp_path, kind):
+    artefact = Artefact({"weight": torch.ones(2)}, {})
+    store = Store(tmp_path)
+    store.save("a" * 64, artefact)
+    path = store.artefact_path("a" * 64)
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.warns(FusionkitWarning, match="set aside in broken/"):
+        assert Store(tmp_path).load("a" * 64) is None
+    store.save("a" * 64, artefact)
+    assert Store(tmp_path).load("a" * 64) is not None

@@ -182,6 +182,7 @@ def call_sweep(folder: Path, *options: str) -> subprocess.Popen[bytes]:
 def kill_and_repeat(folder: Path, undisturbed: str, n_kills: int, seed: int) -> None:
     """Kills the sweep at random moments, each time from an empty store, and lets it end afterwards."""
     draw = random.Random(seed)
+    n_killed = 0
     for number in range(n_kills):
         own = folder / str(number)
         own.mkdir()
@@ -191,10 +192,12 @@ def kill_and_repeat(folder: Path, undisturbed: str, n_kills: int, seed: int) -> 
         time.sleep(draw.uniform(1.0, 8.0))
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        n_killed += process.returncode == -signal.SIGKILL  # else it was done before
         again = call_sweep(own, "--jobs", "2")
         assert again.communicate()[1] == b""
         assert again.returncode == 0
         assert (own / "runs" / "widths" / "latest" / "table.json").read_text() == undisturbed
+    assert n_killed
 
 
 @pytest.mark.slow

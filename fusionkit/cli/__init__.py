@@ -161,6 +161,8 @@ def _report_unforeseen(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         where = error.filename or "the machine"
         return _report(ResourceError(f"{where}: {error.strerror}. Mend that; what was computed is kept."))
+    if isinstance(error, OSError) and "temporary directory" in str(error):
+        return _report(ResourceError("temporary files cannot be written. Free space, or set $TMPDIR."))
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return _report(ResourceError("the machine starts no further thread. Ask for fewer workers."))
     if is_out_of_memory(error):

@@ -12,6 +12,7 @@ import typer
 
 from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
+from fusionkit.errors import tidy
 
 if TYPE_CHECKING:
     from fusionkit.data.audit import Audit, ColumnFacts
@@ -97,7 +98,7 @@ def audit_lines(loaded: LoadedRecipe, audit: Audit) -> Iterator[str]:
         yield f"{decoded} files decoded now, {remembered} known to be whole since an earlier audit."
     for warning in audit.warnings:
         yield textwrap.fill(
-            f"warning: {warning.message}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False
+            f"warning: {tidy(warning.message)}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False
         )
     n_errors, n_warnings = len(audit.errors), len(audit.warnings)
     yield f"{_count(n_errors, 'error')}, {_count(n_warnings, 'warning')}."

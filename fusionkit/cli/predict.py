@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ import typer
 
 from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
+from fusionkit.errors import UsageError
 
 
 def run(
@@ -53,6 +55,7 @@ def run(
     from fusionkit.run_folder import followed
     from fusionkit.store import write_atomic
 
+    _check_output(output, rows, run_folder)
     places = make_places(data_root, store)
     learned = open_run(followed(run_folder), context.obj.registry, places.data)
     manifest = read_rows(learned, rows, images, sample, encoding)
@@ -71,3 +74,16 @@ def run(
     else:
         write_atomic(output, text.encode())
         typer.echo(f"{len(answers.rows)} rows: {output}", err=True)
+
+
+def _check_output(output: Path | None, rows: Path, run_folder: Path) -> None:
+    """Raises UsageError where the answers would be written over what they are made of."""
+    if output is None:
+        return
+    target, run = (Path(os.path.realpath(path)) for path in (output, run_folder))
+    if target == Path(os.path.realpath(rows)):
+        raise UsageError(f"--output: the table of rows itself ({output}). Name another file.")
+    if target.is_relative_to(run):
+        raise UsageError(f"--output: inside the run, which must stay as it is ({output}). Name another file.")
+    if target.is_dir():
+        raise UsageError(f"--output: a folder ({output}). Name a file.")

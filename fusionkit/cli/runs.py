@@ -70,7 +70,8 @@ def prune(
     print(f"{_count(len(found.gone), 'unfinished run')} {'would be deleted' if dry_run else 'deleted'}.")
     if found.young:
         n_young = _count(len(found.young), "unfinished run")
-        print(f"Not so old: {n_young}; for all of them say --older-than 0.")
+        hint = "wait a minute" if older_than == 0 else "for all of them say --older-than 0"
+        print(f"Not so old: {n_young}; {hint}.")
     for folder in found.live:
         print(f"Still running: {folder}.")
 

@@ -35,7 +35,7 @@ from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.data.tables import bad_cells
-from fusionkit.errors import DataError
+from fusionkit.errors import DataError, tidy
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.specs import ColumnSpec
 from fusionkit.store import Store, address_of
@@ -114,7 +114,7 @@ class Audit:
             n_more = n_found - sum(n_rows for _, n_rows in told)
             if n_more:
                 sentences.append(f"and {n_more} more {_PLURALS.get(check, 'problems')}.")
-        return sentences
+        return [tidy(sentence) for sentence in sentences]
 
     def raise_errors(self) -> None:
         """Raises DataError with every error, if there is one."""

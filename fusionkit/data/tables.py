@@ -264,6 +264,8 @@ def read_table(path: str | Path, encoding: Encoding = "utf-8") -> pl.DataFrame:
         is_there = path.is_file()  # and no device, which may have no end
     except OSError as error:
         raise DataError(f"{path}: the table cannot be read ({error.strerror}). Check its name.") from None
+    if not is_there and path.exists():
+        raise DataError(f"{path}: a folder, a pipe or a device, not a table. Give a file.")
     if not is_there:
         raise DataError(f"{path}: there is no such table. Check its name and the folder of the data.")
     suffix = path.suffix.lower()

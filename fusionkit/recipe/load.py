@@ -221,6 +221,8 @@ def read_text(path: Path, what: str = "recipe") -> str:
     """Returns the text of a recipe or sweep file; raises RecipeError."""
     if path.is_dir():
         raise RecipeError(f"{path}: a folder, not a {what} file. {suggest(path.name, _recipes_in(path))}")
+    if path.exists() and not path.is_file():
+        raise RecipeError(f"{path}: a pipe or a device, not a {what} file. Give a file.")
     try:
         with path.open("rb") as file:
             data = file.read(dialect.MAX_BYTES + 1)
