@@ -17,7 +17,7 @@ from command_line import TOYS, command, environment
 
 from fusionkit.errors import ResourceError
 from fusionkit.prepare import Places
-from fusionkit.recipe.sweep import LoadedSweep, load_sweep
+from fusionkit.recipe.sweep import LoadedSweep, load_sweep, models_of
 from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import Experiments, Worker, result_address, run_experiments
@@ -229,6 +229,7 @@ def test_a_curve_has_each_variant_at_each_rate_and_compares_at_equal_rates(folde
         Places(folder / "data", folder / "store", folder / "runs"),
         lambda name, data: None,
     ).report["models"]
+    assert set(plain) == set(models_of(loaded.tasks[0].loaded))
     for row, model in zip(
         rows[:3], ("fused", "fused_missing_words_0.5", "fused_missing_words_1"), strict=True
     ):
