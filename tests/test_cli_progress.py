@@ -52,7 +52,7 @@ def test_without_a_terminal_each_stage_is_a_line_and_long_ones_speak_every_few_s
         "",
         "reading toy\n"
         "fuse: train head on 18 rows\n"
-        "fused, stage fuse: epoch 3 of 9, loss 0.250\n"
+        "fused fuse: epoch 3 of 9, loss 0.250\n"
         "features of image: 9 of 9\n",
     )
 
@@ -62,7 +62,7 @@ def test_a_stage_that_goes_on_says_how_much_of_it_was_kept_in_every_fold(capsys,
     with progress.show_progress(quiet=False) as tell:
         tell("fold_started", {"fold": 2, "folds": 5, "jobs": 1})
         tell("stage_continued", kept)
-    line = "fused, stage fuse: 6 of 8 epochs were kept\n"
+    line = "fused fuse: 6 of 8 epochs were kept\n"
     assert capsys.readouterr().err == f"fold 2 of 5: {line}"
     bar, live = make_live()
     live.tell("stage_continued", kept)

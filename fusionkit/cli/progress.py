@@ -81,7 +81,7 @@ SENTENCES = {
     "job_failed": "job {job} ended, its stages are computed here ({problems[0]})",
     "part_skipped": "{stage}: {part} has nothing to learn, skipped",
     "waiting": "waiting for {holder}, which computes {what}",
-    "stage_continued": "{of}{where}: {epoch} of {epochs} epochs were kept",
+    "stage_continued": "{place}: {epoch} of {epochs} epochs were kept",
     "memory_full": "{where}: memory is full, batches are computed in {parts} parts",
     "still_reading": "{modality}: still reading {where}: {cells}, for {seconds} s; Ctrl-C ends the run",
 }
@@ -98,12 +98,13 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
     if name == "stage_started":
         what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} row{'s' * (data['rows'] != 1)}"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
-    return SENTENCES[name].format_map({**data, "of": _model_of(data)}) if name in SENTENCES else None
+    return SENTENCES[name].format_map({**data, "place": _place(data)}) if name in SENTENCES else None
 
 
-def _model_of(data: Mapping[str, Any]) -> str:
-    """Returns which model learns, for the start of a line; nothing where that is not said."""
-    return f"{data['model']}, " if "model" in data else ""
+def _place(data: Mapping[str, Any]) -> str:
+    """Returns where learning is, for the start of a line: model and stage, or the stage alone."""
+    where = str(data.get("where", ""))
+    return f"{data['model']} {where.removeprefix('stage ')}" if "model" in data else where
 
 
 class _Lines:
@@ -121,8 +122,7 @@ class _Lines:
         if "job" in data and name != "job_failed":
             return  # what this process does stands for the others
         if name == "epoch_finished" and is_due:
-            where = f"{_model_of(data)}{data['where']}"
-            line = f"{where}: epoch {data['epoch']:.0f} of {data['epochs']}, loss {data['loss']:.3f}"
+            line = f"{_place(data)}: epoch {data['epoch']:.0f} of {data['epochs']}, loss {data['loss']:.3f}"
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         elif name == "auditing" and is_due:
