@@ -23,6 +23,7 @@ from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
 from fusionkit.prepare import Places, check_manifest
+from fusionkit.run_folder import INDEX
 from fusionkit.store import Store, using
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
@@ -33,7 +34,7 @@ NO_MODEL = "none"
 _BLOCK = 8192
 N_NAMED = 5
 """How many missing cells of a row, and absent columns of a table, are named one by one."""
-N_LISTED = 30
+N_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def read_rows(
         absent = [name for name in columns if name not in frame.columns]
         # a table without a modality is fine; one with half a record is a mistake
         if absent and len(absent) < len(columns):
-            problems += _half_a_record(table, modality, absent, frame.columns)
+            problems += _half_a_record(f"{table}: modality {modality}", absent, frame.columns, learned.folder)
     used = loaded.used_columns
     if not set(used) & set(frame.columns):
         problems.append(f"{table}: none of the recipe's columns is there. Needed: {', '.join(used)}.")
@@ -267,15 +268,15 @@ def _check_unlearned(experiment: Experiment, origins: Mapping[str, Origin]) -> N
             )
 
 
-def _half_a_record(table: Path, modality: str, absent: Sequence[str], known: Sequence[str]) -> list[str]:
+def _half_a_record(where: str, absent: Sequence[str], known: Sequence[str], folder: Path) -> list[str]:
     """Returns a sentence per absent column of a modality; where there are many, one for all of them."""
     if len(absent) <= N_NAMED:
-        return [f"{table}: modality {modality} has no column '{n}'. {suggest(n, known)}" for n in absent]
+        return [f"{where} has no column '{n}'. {suggest(n, known)}" for n in absent]
     shown = ", ".join(map(shorten, absent[:N_LISTED]))
     more = f" and {len(absent) - N_LISTED} more" if len(absent) > N_LISTED else ""
     return [
-        f"{table}: modality {modality}: {len(absent)} columns are absent: {shown}{more}. Add them, with "
-        "blank cells where a value is not known, or leave out all columns of the modality."
+        f"{where}: {len(absent)} columns are absent: {shown}{more}. Add them, with blank cells where a value "
+        f"is not known, or leave out all columns of the modality; {folder / INDEX} names them all."
     ]
 
 
