@@ -119,11 +119,11 @@ def plan_text(work: dict[str, Any]) -> str:
     """Returns the plan in plain words, at most 80 columns."""
     stored = sum(step["stored"] for step in work["steps"])
     todo = len(work["steps"]) - stored
-    folds = f"{work['folds']} fold{'s' * (work['folds'] > 1)}"
     lines = [
-        f"{work['recipe']}: {work['samples']} samples of {work['subjects']} subjects, {folds},",
+        f"{work['recipe']}: {_count(work['samples'], 'sample')} of {_count(work['subjects'], 'subject')}, "
+        f"{_count(work['folds'], 'fold')},",
         f"models: {', '.join(work['models'])}; on {work['device']['type']} in {work['device']['precision']}.",
-        f"{len(work['steps'])} stage results: {stored} in the store, {todo} to compute.",
+        f"{_count(len(work['steps']), 'stage result')}: {stored} in the store, {todo} to compute.",
     ]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for step in work["steps"]:
@@ -131,7 +131,9 @@ def plan_text(work: dict[str, Any]) -> str:
     for (stage, verb, parts), members in groups.items():
         missing = sum(not step["stored"] for step in members)
         lines.append(f"  {stage}: {verb} {parts}: {missing} of {len(members)} to compute")
-    lines += [f"  features of {name}: {count} rows to encode" for name, count in work["features"].items()]
+    lines += [
+        f"  features of {name}: {_count(count, 'row')} to encode" for name, count in work["features"].items()
+    ]
     if todo or work["features"]:
         lines.append(
             f"Rough cost of the encoders: {_duration(work['seconds'])}; heads and records add to it."
@@ -139,6 +141,10 @@ def plan_text(work: dict[str, Any]) -> str:
     else:
         lines.append("There is nothing to compute.")
     return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _duration(seconds: float) -> str:

@@ -362,8 +362,8 @@ def _warnings(
     learned: LearnedRun, experiment: Experiment, overlap: _Overlap, seen: Seen, answering: Sequence[str]
 ) -> list[str]:
     found = []
-    if overlap.subjects:
-        found.append(f"Left out, since the run learned from them: {len(overlap.subjects)} subjects.")
+    if n_left := len(overlap.subjects):
+        found.append(f"Left out, since the run learned from them: {n_left} subject{'s' * (n_left > 1)}.")
     if seen.new_subjects:
         found.append("Subjects with an id of the run's were taken for other people, as --new-subjects says.")
     counts = Counter(answering)

@@ -26,6 +26,7 @@ PAUSE_SECONDS = 1.0
 """Before asking again whether what another process is at is done."""
 TOLD = (
     "stage_started",
+    "stage_continued",
     "stage_finished",
     "epoch_finished",
     "memory_full",

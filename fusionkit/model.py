@@ -31,6 +31,10 @@ SCALE_VERSION = 2
 """Part of every address: raised when the same features would be scaled otherwise."""
 
 
+class NotHereError(DataError):
+    """A part has to fetch what it learned elsewhere, and this command fetches nothing."""
+
+
 class Scale(nn.Module):
     """Standardises one modality's features; buffers only, fitted on present training rows, frozen after.
 
@@ -277,7 +281,7 @@ class PartFactory:
                     module = card.build(config, *given)
             except FusionkitError as error:
                 if refusal is not None and refusal.was_asked:
-                    raise DataError(_not_here(plan)) from error
+                    raise NotHereError(_not_here(plan)) from error
                 if isinstance(error, DataError | IntegrityError):
                     raise type(error)(_located(plan, error.problems, self.data_root)) from error
                 raise

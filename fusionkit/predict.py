@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.tables import Encoding, read_table
-from fusionkit.errors import DataError, IntegrityError, suggest
+from fusionkit.errors import DataError, IntegrityError, shorten, suggest
 from fusionkit.evaluation.metrics import predict_classes
 from fusionkit.evaluation.report import FUSED
 from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
 from fusionkit.prepare import Places, check_manifest
+from fusionkit.run_folder import INDEX
 from fusionkit.store import Store, using
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
@@ -32,7 +33,8 @@ from fusionkit.training.supervised import mean_of_members, predict_logits
 NO_MODEL = "none"
 _BLOCK = 8192
 N_NAMED = 5
-"""How many missing cells of a row are named one by one."""
+"""How many missing cells of a row, and absent columns of a table, are named one by one."""
+N_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +132,7 @@ def read_rows(
         absent = [name for name in columns if name not in frame.columns]
         # a table without a modality is fine; one with half a record is a mistake
         if absent and len(absent) < len(columns):
-            problems += [
-                f"{table}: modality {modality} has no column '{n}'. {suggest(n, frame.columns)}"
-                for n in absent
-            ]
+            problems += _half_a_record(f"{table}: modality {modality}", absent, frame.columns, learned.folder)
     used = loaded.used_columns
     if not set(used) & set(frame.columns):
         problems.append(f"{table}: none of the recipe's columns is there. Needed: {', '.join(used)}.")
@@ -267,6 +266,18 @@ def _check_unlearned(experiment: Experiment, origins: Mapping[str, Origin]) -> N
             raise IntegrityError(
                 f"{path}: its initial weights are not those of the run. Give the same weights file."
             )
+
+
+def _half_a_record(where: str, absent: Sequence[str], known: Sequence[str], folder: Path) -> list[str]:
+    """Returns a sentence per absent column of a modality; where there are many, one for all of them."""
+    if len(absent) <= N_NAMED:
+        return [f"{where} has no column '{n}'. {suggest(n, known)}" for n in absent]
+    shown = ", ".join(map(shorten, absent[:N_LISTED]))
+    more = f" and {len(absent) - N_LISTED} more" if len(absent) > N_LISTED else ""
+    return [
+        f"{where}: {len(absent)} columns are absent: {shown}{more}. Add them, with blank cells where a value "
+        f"is not known, or leave out all columns of the modality; {folder / INDEX} names them all."
+    ]
 
 
 def _describe_missing(learned: LearnedRun, manifest: Manifest, row: int) -> str:

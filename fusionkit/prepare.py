@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from fusionkit.data.audit import Audit, audit_data, check_rows
 from fusionkit.data.audit_files import Finding
+from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
 from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
 from fusionkit.evaluation.report import FUSED
 from fusionkit.interfaces import SourceContext, Tell
-from fusionkit.model import PartFactory, calling
+from fusionkit.model import NotHereError, PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.store import Store
 from fusionkit.task import Classification
@@ -24,6 +25,9 @@ from fusionkit.training.experiment import Experiment, Shared
 from fusionkit.training.stages import Plan, plan_steps
 
 SubjectRule = Literal["unanimous", "any_positive"]
+
+FETCH = "fetch"
+"""The check that finds weights which only a run fetches."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,10 @@ def prepare(
         manifest: The data, where they have been read.
     """
     prepared = examine(loaded, places, tell, waits=waits, fetches=fetches, manifest=manifest)
-    prepared.audit.raise_errors()
+    audit = prepared.audit
+    # without weights nothing can be computed or planned
+    unseen = [found for found in audit.warnings if found.check == FETCH]
+    replace(audit, errors=[*audit.errors, *unseen]).raise_errors()
     return prepared
 
 
@@ -126,12 +133,7 @@ def examine(
     variants = {main: experiment(main, loaded)}
     if len(modalities) > 1 and recipe.evaluation.modalities_alone:
         variants |= {name: experiment(name, loaded.alone(name)) for name in modalities}
-    readers = {}
-    for name in modalities:
-        try:
-            readers[name] = variants[main].reader(name)
-        except DataError as error:  # its weights are not there
-            problems += [Finding("encoder", sentence) for sentence in error.problems]
+    readers, absent, unseen = _readers(variants[main], modalities)
     audit = audit_data(
         loaded,
         manifest,
@@ -142,9 +144,25 @@ def examine(
         threads=device.threads,
         tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
     )
-    audit = replace(audit, errors=[*audit.errors, *problems])
+    audit = replace(audit, errors=[*audit.errors, *problems, *absent], warnings=[*audit.warnings, *unseen])
     tell("audited", {"errors": audit.problems(), "warnings": [found.message for found in audit.warnings]})
     return Prepared(variants, folds, outcomes, audit)
+
+
+def _readers(
+    experiment: Experiment, modalities: Sequence[str]
+) -> tuple[dict[str, ModalityReader], list[Finding], list[Finding]]:
+    """Returns who reads each modality, what is wrong with encoders, and what has yet to be fetched."""
+    readers, absent, unseen = dict[str, ModalityReader](), list[Finding](), list[Finding]()
+    for name in modalities:
+        try:
+            readers[name] = experiment.reader(name)
+        except NotHereError as error:  # nothing is wrong with the data
+            said = f"Files of {name} were not decoded."
+            unseen += [Finding(FETCH, f"{sentence} {said}") for sentence in error.problems]
+        except DataError as error:  # its weights are not there
+            absent += [Finding("encoder", sentence) for sentence in error.problems]
+    return readers, absent, unseen
 
 
 def _read(loaded: LoadedRecipe, places: Places, workers: int, tell: Tell) -> Manifest:

@@ -92,7 +92,7 @@ def read_marker(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def hinting_at_plugins(folder: Path, registry: Registry) -> Iterator[None]:
-    """Adds to what is wrong with a run's recipe which of the run's plugins are not loaded now."""
+    """Says before what is wrong with a run's recipe which of the run's plugins are not loaded now."""
     try:
         yield
     except (RecipeError, PluginError) as error:
@@ -101,7 +101,9 @@ def hinting_at_plugins(folder: Path, registry: Registry) -> Iterator[None]:
             f"command, `fusionkit -p {name} ...`, or install it."
             for name in _lost_plugins(folder, registry)
         ]
-        raise type(error)([*error.problems, *hints]) from None
+        if not hints:
+            raise
+        raise PluginError([*hints, *error.problems]) from None
 
 
 def _lost_plugins(folder: Path, registry: Registry) -> list[str]:

@@ -118,6 +118,24 @@ def test_a_whole_study_is_one_table_and_the_second_time_nothing_is_decoded(study
     assert again == out.replace("24 files decoded now, 0 known", "0 files decoded now, 24 known")
 
 
+def test_what_is_forbidden_is_counted_apart_from_what_is_missing(study, capsys):
+    rows = rows_of(study)
+    rows[1]["age"], rows[3]["age"], rows[4]["age"] = "400", "", "-1"
+    for row in rows:
+        row["how"] = "felt"
+    write_rows(study, rows)
+    code, out, _ = audit(capsys)
+    assert code == 4
+    lines = [line.split() for line in out.splitlines()]
+    assert ["column", "kind", "missing", "share", "illegal", "distinct", "AUC"] in lines
+    assert [line[:7] for line in lines if line[:1] in (["picture"], ["age"], ["how"])] == [
+        ["picture", "file", "0", "0", "%", "0", "24"],
+        ["age", "numeric", "1", "4", "%", "2", "3"],
+        ["how", "category", "0", "0", "%", "24", "0"],
+    ]
+    assert "no row has a value" not in out
+
+
 def test_json_holds_it_all_with_every_row(study, capsys):
     rows = rows_of(study)
     rows[3]["age"], rows[5]["age"] = "41", "400"
@@ -368,19 +386,30 @@ def test_weights_that_are_not_there_do_not_hide_what_is_wrong_with_the_data(stud
 
 
 NOT_HERE = (
-    "error: modalities.image.encoder.weights: not here yet (imagenet), and only a run fetches it. "
-    "Give `fusionkit run`, or name a file that is here.\n"
+    "modalities.image.encoder.weights: not here yet (imagenet), and only a run fetches it. "
+    "Give `fusionkit run`, or name a file that is here. Files of image were not decoded."
 )
+FETCHED = "modalities.image.encoder={use: vgg16_multilevel, weights: imagenet, input: {size: 8}}"
 
 
-@pytest.mark.parametrize("arguments", [("data", "audit"), ("run", "--dry-run")])
-def test_weights_that_a_run_would_fetch_are_not_fetched_to_look(arguments, study, capsys, monkeypatch):
+def test_an_audit_does_not_fetch_weights_and_warns_that_it_decoded_no_files(study, capsys, monkeypatch):
     monkeypatch.setattr("torch.hub._hub_dir", str(study / "hub"))
-    encoder = "modalities.image.encoder={use: vgg16_multilevel, weights: imagenet, input: {size: 8}}"
-    code, out, err = call(capsys, *arguments, "study.yaml", encoder, "-q")
-    assert (code, err) == (4, NOT_HERE)
-    assert out.startswith("study: 24 samples of 12 subjects" if "audit" in arguments else "")
+    code, out, err = audit(capsys, FETCHED, "-q")
+    assert (code, err) == (0, "")
+    assert " ".join(out.split()).endswith(f"warning: {NOT_HERE} no errors, 1 warning.")
     assert "Downloading" not in out
+    assert list((study / "hub").rglob("*.pth*")) == []
+
+
+def test_without_weights_that_a_run_would_fetch_nothing_is_planned(study, capsys, monkeypatch):
+    monkeypatch.setattr("torch.hub._hub_dir", str(study / "hub"))
+    rows = rows_of(study)
+    rows[5]["age"] = "400"
+    write_rows(study, rows)
+    code, out, err = call(capsys, "run", "--dry-run", "study.yaml", FETCHED)
+    assert (code, out) == (4, "")
+    outside = "sample s05 (subject p02): age: outside its range ('400'). Allowed: 0 to 120 years."
+    assert err == f"error: {outside}\nerror: {NOT_HERE}\n"
     assert list((study / "hub").rglob("*.pth*")) == []
 
 
@@ -389,8 +418,7 @@ def test_a_run_would_fetch_them_and_says_where_it_cannot(study, capsys, monkeypa
         raise OSError("no route to host")
 
     monkeypatch.setattr("fusionkit_vgg.vgg16.vgg16", vgg16)
-    encoder = "modalities.image.encoder={use: vgg16_multilevel, weights: imagenet, input: {size: 8}}"
-    assert call(capsys, "run", "study.yaml", encoder, "-q") == (
+    assert call(capsys, "run", "study.yaml", FETCHED, "-q") == (
         4,
         "",
         "error: modalities.image.encoder.weights: ImageNet's cannot be fetched (no route to host). Go "

@@ -42,7 +42,7 @@ def test_without_a_terminal_each_stage_is_a_line_and_long_ones_speak_every_few_s
         tell("stage_started", STAGE)
         tell("epoch_finished", EPOCH)
         now[0] += progress.LINE_SECONDS + 1
-        tell("epoch_finished", EPOCH)
+        tell("epoch_finished", {"model": "fused", **EPOCH})
         tell("epoch_finished", EPOCH)
         tell("features", {"modality": "image", "done": 5, "total": 9})
         tell("features", {"modality": "image", "done": 9, "total": 9})
@@ -52,9 +52,21 @@ def test_without_a_terminal_each_stage_is_a_line_and_long_ones_speak_every_few_s
         "",
         "reading toy\n"
         "fuse: train head on 18 rows\n"
-        "stage fuse: epoch 3 of 9, loss 0.250\n"
+        "fused fuse: epoch 3 of 9, loss 0.250\n"
         "features of image: 9 of 9\n",
     )
+
+
+def test_a_stage_that_goes_on_says_how_much_of_it_was_kept_in_every_fold(capsys, now):
+    kept = {"model": "fused", "where": "stage fuse", "epoch": 6, "epochs": 8}
+    with progress.show_progress(quiet=False) as tell:
+        tell("fold_started", {"fold": 2, "folds": 5, "jobs": 1})
+        tell("stage_continued", kept)
+    line = "fused fuse: 6 of 8 epochs were kept\n"
+    assert capsys.readouterr().err == f"fold 2 of 5: {line}"
+    bar, live = make_live()
+    live.tell("stage_continued", kept)
+    assert bar.console.file.getvalue() == line
 
 
 def test_an_audit_counts_files_and_says_in_a_line_that_it_warns(capsys, now):

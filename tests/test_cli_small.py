@@ -279,3 +279,14 @@ def test_on_a_terminal_a_message_ends_its_lines_between_words_and_leaves_paths_w
     assert " ".join(shown.split()) == text
     assert all(len(line) <= 60 for line in shown.splitlines() if path not in line)
     assert cli._wrapped(text, io.StringIO()) == text
+
+
+@pytest.mark.parametrize("option", ["-p", "--plugin"])
+def test_a_plugin_named_after_the_command_is_told_to_go_before_it(call, recipe, option):
+    code, out, err = call("run", recipe, option, "plugin.py")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-2:] == [
+        f"Error: No such option: {option}",
+        "-p goes before the command: fusionkit -p PLUGIN COMMAND ...",
+    ]
+    assert "goes before" not in call("run", recipe, "--other")[2]

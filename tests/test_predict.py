@@ -17,10 +17,10 @@ import toy_images
 import toys
 
 from fusionkit import ColumnSpec, RaiserSpec, __version__, hookimpl
-from fusionkit.errors import DataError, IntegrityError, RecipeError
+from fusionkit.errors import DataError, IntegrityError, PluginError
 from fusionkit.learned import open_run
 from fusionkit.locks import users
-from fusionkit.predict import Answers, predict, read_rows
+from fusionkit.predict import Answers, _half_a_record, predict, read_rows
 from fusionkit.prepare import Places
 from fusionkit.run import RunResult, run
 from fusionkit.store import address_of
@@ -352,6 +352,16 @@ def test_half_a_record_a_strange_id_and_a_bare_table_are_said_at_once(holdout, t
     )
 
 
+def test_many_absent_columns_of_a_record_are_one_sentence():
+    absent = [f"c{number}" for number in range(15)]
+    assert _half_a_record("t.csv: modality record", absent, ["age"], Path("run")) == [
+        f"t.csv: modality record: 15 columns are absent: {', '.join(absent[:12])} and 3 more. Add them, with "
+        "blank cells where a value is not known, or leave out all columns of the modality; "
+        "run/model/index.json names them all."
+    ]
+    assert len(_half_a_record("t.csv: modality record", absent[:5], ["age"], Path("run"))) == 5
+
+
 def test_every_column_of_a_record_that_is_absent_is_named(tmp_path):
     text = toy_images.RECIPE.replace("columns: [number, word]", "columns: [number, word, other]")
     text = text.replace("use: toy_pictures", "use: toy_wide")
@@ -595,11 +605,15 @@ def test_other_weights_in_a_part_that_never_learned_are_refused(tmp_path, monkey
     )
 
 
-def test_a_recipe_whose_plugin_is_not_there_is_the_recipes_error(holdout):
+def test_a_run_whose_plugins_are_not_loaded_names_them_before_what_its_recipe_lacks(holdout):
     from fusionkit.registry import Registry
 
-    with pytest.raises(RecipeError, match=r"source\.use: there is no source of that name \('toy_pictures'\)"):
+    with pytest.raises(PluginError) as caught:
         open_run(holdout.folder, Registry(), Path())
+    lost = [problem for problem in caught.value.problems if "which is not loaded now" in problem]
+    assert lost == list(caught.value.problems[: len(lost)])
+    assert "the run had the plugin 'toy_images', which" in "".join(lost)
+    assert "source.use: there is no source of that name ('toy_pictures')" in caught.value.problems[len(lost)]
 
 
 @pytest.mark.parametrize("name", ["resolved.yaml", "report.json"])

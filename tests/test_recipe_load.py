@@ -341,6 +341,8 @@ def test_a_component_of_another_kind_is_named():
         "override 'modalities.words.raiser.use=toy_linear': modalities.words.raiser.use: there is no raiser of that "
         "name ('toy_linear'). It is a head. Did you mean 'toy_repeat'? Known: toy_denoise, toy_repeat."
     ]
+    (found,) = problems(toys.RECIPE, registry, ["modalities.words.raiser.use=toy_mean"])
+    assert " It is an encoder. " in found
 
 
 def with_extra(*cards):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fusionkit.errors import DataError, RecipeError, TrainingError, UsageError
+from fusionkit.errors import DataError, PluginError, RecipeError, TrainingError, UsageError
 from fusionkit.registry import Registry
 from fusionkit.run_folder import (
     find_unfinished,
@@ -173,12 +173,12 @@ def test_a_run_whose_recipe_is_not_understood_names_the_plugins_that_are_not_loa
     loaded = [*registry.plugins, "somewhere/else/toys.py"]  # the same plugin, by another path
     versions = dict.fromkeys([*loaded, "my/signals.py"], "1")
     (tmp_path / "environment.json").write_text(json.dumps({"plugins": versions}))
-    with pytest.raises(RecipeError) as caught, hinting_at_plugins(tmp_path, registry):
+    with pytest.raises(PluginError) as caught, hinting_at_plugins(tmp_path, registry):
         raise RecipeError("no encoder of that name.")
     assert list(caught.value.problems) == [
-        "no encoder of that name.",
         f"{tmp_path}: the run had the plugin 'my/signals.py', which is not loaded now. Name it before the "
         "command, `fusionkit -p my/signals.py ...`, or install it.",
+        "no encoder of that name.",
     ]
 
 

@@ -310,7 +310,7 @@ def test_ragged_lines_are_named(tmp_path):
     path = write(tmp_path, 'id,note\n1,a\n2,b,c\n3,"x\ny"\n4\n')
     assert refusal(path) == (
         f"{path}: line 3: 3 cells under a header of 2. Quote cells that contain ','.",
-        f"{path}: line 6: 1 cells under a header of 2. Quote cells that contain ','.",
+        f"{path}: line 6: 1 cell under a header of 2. Quote cells that contain ','.",
     )
 
 

@@ -180,6 +180,8 @@ def test_stopped_and_resumed_it_ends_at_the_same_weights(tmp_path, monkeypatch, 
     history = resumed.run(Store(tmp_path / "store"))
     epochs = [data["epoch"] for told, data in resumed.told if told == "epoch_finished"]
     assert epochs == list(range(stop_after, 6)), "at most one epoch is computed again"
+    continued = [data["epoch"] for told, data in resumed.told if told == "stage_continued"]
+    assert continued == [stop_after - 1] * (stop_after > 1)
     assert resumed.digests() == straight.digests()
     assert history == expected
 

@@ -144,6 +144,8 @@ def _call_app(arguments: list[str]) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):
             return 0  # the reader has gone (`| head`), which is no mistake
+        if _is_misplaced_plugin(stop.__context__):
+            print("-p goes before the command: fusionkit -p PLUGIN COMMAND ...", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except FusionkitError as error:
         return _report(error)
@@ -154,6 +156,12 @@ def _call_app(arguments: list[str]) -> int:
     except Exception as error:
         return _report_unforeseen(error)
     return 0
+
+
+def _is_misplaced_plugin(error: BaseException | None) -> bool:
+    """Says whether a command refused `-p`; Typer keeps the class of that error to itself."""
+    is_unknown = type(error).__name__ == "NoSuchOption"
+    return is_unknown and getattr(error, "option_name", "") in ("-p", "--plugin")
 
 
 def _report_unforeseen(error: Exception) -> int:

@@ -79,7 +79,8 @@ def audit(
 def audit_lines(loaded: LoadedRecipe, audit: Audit) -> Iterator[str]:
     """Yields the audit in plain words, at most 80 columns where names allow."""
     if audit.samples:
-        yield f"{loaded.recipe.name}: {audit.samples} samples of {audit.subjects} subjects."
+        samples, subjects = _count(audit.samples, "sample"), _count(audit.subjects, "subject")
+        yield f"{loaded.recipe.name}: {samples} of {subjects}."
         yield ""
         rows = [[name, str(each["samples"]), str(each["subjects"])] for name, each in audit.classes.items()]
         yield from _table(["class", "samples", "subjects"], rows)
@@ -88,14 +89,20 @@ def audit_lines(loaded: LoadedRecipe, audit: Audit) -> Iterator[str]:
         yield from _table(["modality", "samples", "share"], rows)
         yield ""
         header = ["column", "kind", "missing", "share", "distinct", "AUC"]
-        yield from _table(header, [_column(fact, audit) for fact in audit.columns])
+        rows = [_column(fact, audit) for fact in audit.columns]
+        if any(fact.illegal for fact in audit.columns):
+            header.insert(4, "illegal")
+            for row, fact in zip(rows, audit.columns, strict=True):
+                row.insert(4, str(fact.illegal))
+        yield from _table(header, rows)
         if any(fact.auc is not None for fact in audit.columns):
             yield "  AUC: what the column reaches by itself, cross-validated by subject; 0.5 or"
             yield "  less is nothing."
         yield ""
     if sum(audit.files.values()):
         decoded, remembered = audit.files["decoded"], audit.files["remembered"]
-        yield f"{decoded} files decoded now, {remembered} known to be whole since an earlier audit."
+        now = f"{decoded} file{'s' * (decoded != 1)} decoded now"
+        yield f"{now}, {remembered} known to be whole since an earlier audit."
     for warning in audit.warnings:
         yield textwrap.fill(
             f"warning: {tidy(warning.message)}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False

@@ -73,7 +73,8 @@ def run(
         print(text, end="")
     else:
         write_atomic(output, text.encode())
-        typer.echo(f"{len(answers.rows)} rows: {output}", err=True)
+        noun = "row" if len(answers.rows) == 1 else "rows"
+        typer.echo(f"{len(answers.rows)} {noun}: {output}", err=True)
 
 
 def _check_output(output: Path | None, rows: Path, run_folder: Path) -> None:

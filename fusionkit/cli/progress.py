@@ -81,10 +81,11 @@ SENTENCES = {
     "job_failed": "job {job} ended, its stages are computed here ({problems[0]})",
     "part_skipped": "{stage}: {part} has nothing to learn, skipped",
     "waiting": "waiting for {holder}, which computes {what}",
+    "stage_continued": "{place}: {epoch} of {epochs} epochs were kept",
     "memory_full": "{where}: memory is full, batches are computed in {parts} parts",
     "still_reading": "{modality}: still reading {where}: {cells}, for {seconds} s; Ctrl-C ends the run",
 }
-ALWAYS = ("waiting", "job_failed", "memory_full", "still_reading")
+ALWAYS = ("waiting", "stage_continued", "job_failed", "memory_full", "still_reading")
 """What is told in every fold, and on a terminal as a line of its own where it is not the bar's label."""
 
 
@@ -95,9 +96,15 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
         noun, them = ("warning", "it") if n_warnings == 1 else ("warnings", "them")
         return f"audit: {n_warnings} {noun} about the data; the report names {them}"
     if name == "stage_started":
-        what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} rows"
+        what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} row{'s' * (data['rows'] != 1)}"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
-    return SENTENCES[name].format_map(data) if name in SENTENCES else None
+    return SENTENCES[name].format_map({**data, "place": _place(data)}) if name in SENTENCES else None
+
+
+def _place(data: Mapping[str, Any]) -> str:
+    """Returns where learning is, for the start of a line: model and stage, or the stage alone."""
+    where = str(data.get("where", ""))
+    return f"{data['model']} {where.removeprefix('stage ')}" if "model" in data else where
 
 
 class _Lines:
@@ -115,7 +122,7 @@ class _Lines:
         if "job" in data and name != "job_failed":
             return  # what this process does stands for the others
         if name == "epoch_finished" and is_due:
-            line = f"{data['where']}: epoch {data['epoch']:.0f} of {data['epochs']}, loss {data['loss']:.3f}"
+            line = f"{_place(data)}: epoch {data['epoch']:.0f} of {data['epochs']}, loss {data['loss']:.3f}"
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         elif name == "auditing" and is_due:

@@ -133,7 +133,7 @@ def _describe_features(paths: Sequence[Path]) -> str:
         n_rows += rows
         widths.add(width)
     of_files = f" in {_count(len(paths))}" if len(paths) > 1 else ""
-    return f"{n_rows} rows of {' or '.join(map(str, sorted(widths)))} values{of_files}"
+    return f"{n_rows} row{'s' * (n_rows != 1)} of {' or '.join(map(str, sorted(widths)))} values{of_files}"
 
 
 @app.command("size")

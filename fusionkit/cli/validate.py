@@ -59,7 +59,8 @@ def _print_sweep(path: Path, loaded: LoadedSweep, *, as_json: bool) -> None:
         print(json.dumps({"valid": True, "experiments": tasks}, indent=2))
         return
     names = [variant.name for variant in loaded.sweep.variants]
-    print(f"{path} is valid: {len(names)} variants, {len(loaded.tasks)} experiments.")
+    variants = f"{len(names)} variant{'s' * (len(names) != 1)}"
+    print(f"{path} is valid: {variants}, {len(loaded.tasks)} experiment{'s' * (len(loaded.tasks) != 1)}.")
     print("\n".join(f"  {name}" for name in names))
 
 

@@ -39,7 +39,8 @@ def tell_once(sentences: Sequence[str]) -> list[tuple[str, int]]:
 def _others(sentences: Sequence[str]) -> str:
     rows = [found["id"] or found["row"] for found in map(_ROW.match, sentences) if found]
     more = ", ..." if len(rows) > _NAMED else ""
-    return f"Alike: {len(sentences)} more rows ({', '.join(map(shorten, rows[:_NAMED]))}{more})."
+    noun = "row" if len(sentences) == 1 else "rows"
+    return f"Alike: {len(sentences)} more {noun} ({', '.join(map(shorten, rows[:_NAMED]))}{more})."
 
 
 def _kind(sentence: str) -> str:

@@ -45,11 +45,11 @@ BoolArray = NDArray[np.bool_]
 _SHOWN = 20
 _LISTED = 1000
 _SHOWN_VALUES = 2
-_PLURALS = {
-    "value": "cells",
-    "file": "files",
-    "checksum": "files with another checksum",
-    "duplicate": "files given twice",
+_NOUNS = {
+    "value": ("cell", ""),
+    "file": ("file", ""),
+    "checksum": ("file", " with another checksum"),
+    "duplicate": ("file", " given twice"),
 }
 
 
@@ -61,7 +61,8 @@ class ColumnFacts:
         name: The column.
         kind: Its kind.
         modalities: Which read it.
-        missing: How many rows have no value.
+        missing: How many rows are blank, or say that it is missing.
+        illegal: How many rows hold what the column's declaration forbids.
         distinct: How many different values, or files, there are.
         auc: What it reaches by itself, cross-validated by subject; null where that was not computed.
     """
@@ -70,6 +71,7 @@ class ColumnFacts:
     kind: str
     modalities: tuple[str, ...]
     missing: int
+    illegal: int
     distinct: int
     auc: float | None
 
@@ -113,7 +115,8 @@ class Audit:
             sentences += [sentence for sentence, _ in told]
             n_more = n_found - sum(n_rows for _, n_rows in told)
             if n_more:
-                sentences.append(f"and {n_more} more {_PLURALS.get(check, 'problems')}.")
+                noun, which = _NOUNS.get(check, ("problem", ""))
+                sentences.append(f"and {n_more} more {noun}{'s' * (n_more > 1)}{which}.")
         return [tidy(sentence) for sentence in sentences]
 
     def raise_errors(self) -> None:
@@ -289,7 +292,8 @@ def _facts(column: Column, loaded: LoadedRecipe, subjects: Subjects, files: File
         name=column.name,
         kind=column.spec.kind,
         modalities=tuple(name for name, names in loaded.columns.items() if column.name in names),
-        missing=int((~column.present).sum()),
+        missing=int((~column.present).sum()) - column.n_illegal,
+        illegal=column.n_illegal,
         distinct=len(column.values) if digests is None else n_distinct(digests),
         auc=None if auc is None else round(auc, 3),
     )
@@ -323,7 +327,7 @@ def _column(
 ) -> list[Finding]:
     where = f"{' and '.join(fact.modalities)}: {column.name}"
     found = []
-    if not len(column.values):
+    if not len(column.values) and not column.n_illegal:
         found.append(Finding("missing", f"{where}: no row has a value. Leave the column out."))
     elif column.is_number:
         if len(column.values) == 1:

@@ -67,10 +67,11 @@ class Column:
     Args:
         name: The column.
         spec: What it may hold.
-        codes: (n,) 0 where missing, else 1 plus the position of the cell's value in `values`; of what is no
-            number, 1.
+        codes: (n,) 0 where missing or forbidden, else 1 plus the position of the cell's value in `values`; of
+            what is no number, 1.
         values: The distinct values.
         texts: How each of them is written where it first appears.
+        n_illegal: How many cells its declaration forbids; they have no value, and yet are not missing.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Column:
     codes: IntArray
     values: Sequence[Value | str]
     texts: Sequence[str]
+    n_illegal: int = 0
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -113,11 +115,13 @@ def _plain(name: str) -> str:
 
 
 def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
-    """Turns cells into codes; a cell that its declaration forbids counts as missing, `bad_cells` names it."""
+    """Turns cells into codes; a cell that its declaration forbids gives none, `bad_cells` names it."""
     if spec.kind not in TABULAR_KINDS:
         return _read_texts(name, spec, cells)
     texts = [text for text in cells.unique(maintain_order=True).to_list() if text is not None]
-    parsed = {text: value for text, value in parse_texts(spec, texts).items() if value is not None}
+    allowed = parse_texts(spec, texts)
+    parsed = {text: value for text, value in allowed.items() if value is not None}
+    illegal = [text for text in texts if text not in allowed]
     code_of: dict[Value, int] = {}
     written: list[str] = []
     codes: dict[str | None, int] = {None: 0}
@@ -130,9 +134,8 @@ def read_column(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:
             code_of[value] = len(code_of) + 1
             written.append(text)
         codes[text] = code_of[value]
-    return Column(
-        name, spec, np.array([codes[text] for text in cells.to_list()], np.int64), list(code_of), written
-    )
+    of_rows = np.array([codes[text] for text in cells.to_list()], np.int64)
+    return Column(name, spec, of_rows, list(code_of), written, int(cells.is_in(illegal).sum()))
 
 
 def _read_texts(name: str, spec: ColumnSpec, cells: pl.Series) -> Column:

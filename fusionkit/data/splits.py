@@ -220,8 +220,7 @@ def _crossing_subjects(column: str, used: Mapping[int, str], manifest: Manifest)
         problems.append(
             f"split: subject {subject} is on several sides of '{column}' ({where}). Put it on one side."
         )
-    if len(crossing) > _SHOWN:
-        problems.append(
-            f"split: and {len(crossing) - _SHOWN} more subjects are on several sides of '{column}'."
-        )
+    if n_more := max(0, len(crossing) - _SHOWN):
+        who = "subject is" if n_more == 1 else "subjects are"
+        problems.append(f"split: and {n_more} more {who} on several sides of '{column}'.")
     return problems

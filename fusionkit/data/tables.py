@@ -312,8 +312,8 @@ def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
                 n_ragged += 1
                 if len(ragged) < _SHOWN:
                     ragged.append(
-                        f"{path}: line {reader.line_num}: {len(row)} cells under a header of {len(header)}. "
-                        f"Quote cells that contain '{delimiter}'."
+                        f"{path}: line {reader.line_num}: {len(row)} cell{'s' * (len(row) > 1)} under a "
+                        f"header of {len(header)}. Quote cells that contain '{delimiter}'."
                     )
             if len(rows) == _BLOCK:  # lists of texts take ten times the memory that a frame does
                 blocks.append(_frame(header, rows))

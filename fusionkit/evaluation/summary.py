@@ -49,7 +49,12 @@ def _cohort(report: Mapping[str, Any]) -> str:
     classes = ", ".join(f"{count} {name}" for name, count in counts["subjects_by_class"].items())
     unknown = counts["subjects_without_outcome"]
     more = f", {unknown} of unknown outcome, not scored" if unknown else ""
-    return f"Tested: {counts['subjects']} subjects ({classes}{more}) with {counts['samples']} samples."
+    who, what = _number_of(counts["subjects"], "subject"), _number_of(counts["samples"], "sample")
+    return f"Tested: {who} ({classes}{more}) with {what}."
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _table(report: Mapping[str, Any], width: int) -> str:
@@ -80,7 +85,7 @@ def _model_lines(name: str, model: Mapping[str, Any], metrics: Sequence[str], in
 
 
 def _size(model: Mapping[str, Any]) -> str:
-    return f" {model['n_subjects']} subjects"
+    return f" {_number_of(model['n_subjects'], 'subject')}"
 
 
 def _line(first: str, cells: Sequence[str], indent: int) -> str:
@@ -136,7 +141,8 @@ def _sentence(entry: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     value, low, high = entry["value"], entry["low"], entry["high"]
     if low is None:
         return f"Fusion against {other}: the difference in AUC is {entry['reason']}."
-    bounds = f"{_percent(report)} interval {_number(low)} to {_number(high)}; {entry['n_subjects']} subjects"
+    who = _number_of(entry["n_subjects"], "subject")
+    bounds = f"{_percent(report)} interval {_number(low)} to {_number(high)}; {who}"
     if low > 0:
         return f"Fusion adds {_number(value)} AUC over {other} ({bounds})."
     if high < 0:

@@ -103,7 +103,7 @@ def _find(
         findings.add_plugin((*path, "use"), f"{kind} '{use}' is claimed by {owners}. Uninstall one of them.")
         return None
     others = [other for other in COMPONENT_KINDS if use in registry.names(other)]
-    hint = f"It is a {others[0]}. " if others else ""
+    hint = f"It is {'an' if others[0] == 'encoder' else 'a'} {others[0]}. " if others else ""
     known = suggest(use, registry.names(kind))
     findings.add(
         (*path, "use"),

@@ -104,6 +104,8 @@ def _run_epochs(
     """Runs the epochs that are left; returns the progress, and the best weights under early stopping."""
     optimizer = make_optimizer(loop)
     progress, best = _restore(loop, optimizer, store, address)
+    if progress.epoch:
+        tell("stage_continued", {"where": loop.where, "epoch": progress.epoch, "epochs": loop.options.epochs})
     portions = Portions(loop.where, tell, progress.n_parts, fewest_rows(loop.modules))
     saved = time.monotonic()
     while progress.epoch < loop.options.epochs and not _is_over(loop, progress):

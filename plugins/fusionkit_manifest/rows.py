@@ -163,10 +163,9 @@ def _extract(pattern: re.Pattern[str], text: str) -> str:
 
 def _check_samples(samples: pl.Series, where: str, column: str | None) -> list[str]:
     problems = []
-    if samples.null_count():
-        problems.append(
-            f"{where}: {column}: the sample's id is missing in {samples.null_count()} rows. Fill it in."
-        )
+    if n_blank := samples.null_count():
+        rows = f"{n_blank} row{'s' * (n_blank > 1)}"
+        problems.append(f"{where}: {column}: the sample's id is missing in {rows}. Fill it in.")
     twice = samples.filter(samples.is_duplicated() & samples.is_not_null()).unique().sort().to_list()
     if twice:
         problems.append(

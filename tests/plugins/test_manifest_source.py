@@ -145,7 +145,7 @@ def test_all_problems_of_the_rows_come_at_once(tmp_path):
     assert data.subjects[-2:] == ["(none, row6)", "P9"]
     assert data.outcomes[-2:] == [None, None]
     assert problems(tmp_path, text, drop={}) == (
-        "rows.csv: id: the sample's id is missing in 1 rows. Fill it in.",
+        "rows.csv: id: the sample's id is missing in 1 row. Fill it in.",
         "rows.csv: id: a sample's id is used twice (a). Make ids unique.",
         "rows.csv: patient: the subject is missing (1 sample: a). Fill it in.",
         "rows.csv: diagnosis: 'cancre' is no class (2 samples: a, (no id)). Name it under `classes`, "
