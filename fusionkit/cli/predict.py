@@ -73,8 +73,7 @@ def run(
         print(text, end="")
     else:
         write_atomic(output, text.encode())
-        noun = "row" if len(answers.rows) == 1 else "rows"
-        typer.echo(f"{len(answers.rows)} {noun}: {output}", err=True)
+        typer.echo(f"{len(answers.rows)} row{'s' * (len(answers.rows) != 1)}: {output}", err=True)
 
 
 def _check_output(output: Path | None, rows: Path, run_folder: Path) -> None:
