@@ -23,4 +23,7 @@ def fusionkit_components() -> Sequence[Spec]:  # type: ignore[empty-body]
 
 @hookspec
 def fusionkit_event(name: str, data: Mapping[str, Any]) -> None:
-    """Observes a run: stage_started, stage_continued, epoch_finished, stage_finished, run_finished."""
+    """Observes a run, never changes it.
+
+    Such as stage_started, stage_continued, epoch_finished, stage_finished and run_finished.
+    """
