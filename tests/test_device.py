@@ -86,7 +86,7 @@ def test_threads_are_set_and_recorded():
     ],
 )
 def test_the_cores_are_shared_by_the_jobs_that_have_work(monkeypatch, jobs, split, seeds, threads):
-    monkeypatch.setattr(device, "_n_cores", lambda: 8)
+    monkeypatch.setattr(device, "n_cores", lambda: 8)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     loaded = load_text(
         toys.RECIPE,

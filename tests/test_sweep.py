@@ -189,7 +189,10 @@ def kill_and_repeat(folder: Path, undisturbed: str, n_kills: int, seed: int) -> 
         for name in ("toy.yaml", "sweep.yaml"):
             (own / name).write_text((folder / name).read_text())
         process = call_sweep(own, "--jobs", "2")
-        time.sleep(draw.uniform(1.0, 8.0))
+        n_due = draw.randint(1, 30)  # stages; a moment in seconds would be another one on every machine
+        while process.poll() is None and len(list(own.glob("store/artefacts/*"))) < n_due:
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         n_killed += process.returncode == -signal.SIGKILL  # else it was done before
