@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +18,16 @@ from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError, RecipeError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.metrics import FloatArray
-from fusionkit.evaluation.report import FUSED, build_report, write_predictions_csv
+from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.interfaces import Tell
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
 from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
 from fusionkit.prepare import Places, outcomes_of, read_manifest
 from fusionkit.recipe.dialect import dump_yaml, parse
-from fusionkit.recipe.schema import PRETRAINED, PretrainStage
+from fusionkit.recipe.schema import FUSED, PRETRAINED, PretrainStage
 from fusionkit.registry import Registry
-from fusionkit.run import RunResult, last_pretraining, make_run_folder, write_environment
+from fusionkit.run import RunResult, last_pretraining, write_environment
+from fusionkit.run_folder import hidden_until_whole, make_run_folder
 from fusionkit.store import address_of, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
@@ -107,16 +106,11 @@ def evaluate(
         folder = make_run_folder(parent.parent, parent.name)
     except ResourceError:
         raise ResourceError(f"{parent}: cannot be written. Choose another folder with --output.") from None
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    os.replace(folder, unfinished)
-    try:
+    with hidden_until_whole(folder) as unfinished:
         with using(places.store):
             report = _evaluate(learned, places, tell, seen, unfinished)
         write_environment(unfinished, learned.loaded, registry)
         write_atomic(unfinished / "report.json", json_bytes(report))
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return RunResult(folder, report, 0)
 
 

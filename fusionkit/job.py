@@ -1,4 +1,4 @@
-"""A job: one of a run's processes, which computes stages into the store for the one that started it."""
+"""A job: a further process of a run or a sweep, which computes into the store for the one that started it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +19,9 @@ from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
 from fusionkit.sweep import Worker
 from fusionkit.training.experiment import Experiment
+from fusionkit.training.jobs import work_through
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 
-PAUSE_SECONDS = 1.0
-"""Before asking again whether what another process is at is done."""
 TOLD = (
     "stage_started",
     "stage_continued",
@@ -86,15 +84,12 @@ def _compute(task: Mapping[str, Any], tell: Tell) -> None:
     prepared = prepare(loaded, places, tell, waits=False)
     units = [(fold, member) for fold in prepared.folds for member in range(loaded.recipe.seeds)]
     first = task["number"] * len(units) // task["jobs"]
-    left = [
+    models = [
         (experiment, plan_steps(experiment, fold, member))
         for fold, member in units[first:] + units[:first]
         for experiment in prepared.variants.values()
     ]
-    while left:
-        left = [(experiment, plan) for experiment, plan in left if not _is_done(experiment, plan)]
-        if left:
-            time.sleep(PAUSE_SECONDS)
+    work_through(models, lambda model: _is_done(*model))
 
 
 def _is_done(experiment: Experiment, plan: Plan) -> bool:

@@ -18,11 +18,11 @@ from fusionkit.data.manifest import Manifest
 from fusionkit.data.tables import Encoding, read_table
 from fusionkit.errors import DataError, IntegrityError, shorten, suggest
 from fusionkit.evaluation.metrics import predict_classes
-from fusionkit.evaluation.report import FUSED
 from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
 from fusionkit.prepare import Places, check_manifest
+from fusionkit.recipe.schema import FUSED
 from fusionkit.run_folder import INDEX
 from fusionkit.store import Store, using
 from fusionkit.task import Classification

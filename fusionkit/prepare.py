@@ -14,10 +14,10 @@ from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
 from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
-from fusionkit.evaluation.report import FUSED
 from fusionkit.interfaces import SourceContext, Tell
 from fusionkit.model import NotHereError, PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe
+from fusionkit.recipe.schema import FUSED
 from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device

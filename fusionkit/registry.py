@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -231,6 +232,7 @@ def _import_named(name: str) -> ModuleType:
     return module
 
 
+@cache
 def code_version() -> str:
     """Returns what identifies fusionkit's own code, as plugins have it."""
     try:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
-from fusionkit.run_folder import marked_unfinished
+from fusionkit.run_folder import make_run_folder, marked_unfinished, point_latest
 from fusionkit.store import resource_error, using, write_atomic
 from fusionkit.training.checks import warn_of_parts
 from fusionkit.training.device import choose_device, describe_environment
@@ -275,17 +272,6 @@ def _n_blank(prepared: Prepared) -> int:
     return sum(all(reader.key(row) is None for reader in readers) for row in rows)
 
 
-def make_run_folder(runs: Path, name: str) -> Path:
-    """Makes `runs/<recipe>/<utc>-<6 hex>/`; raises ResourceError at once where that cannot be written."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = runs / name / f"{stamp}-{secrets.token_hex(3)}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise resource_error(folder, error) from error
-    return folder
-
-
 @contextmanager
 def _open_log(path: Path) -> Iterator[Callable[[str], None]]:
     """Yields what appends a line to the log; raises ResourceError where that is refused."""
@@ -350,13 +336,3 @@ def write_split(path: Path, prepared: Prepared) -> None:
 
 def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
-
-
-def point_latest(folder: Path) -> None:
-    """Points `latest` to the newest run, atomically."""
-    link_path = folder.parent / f".latest.{secrets.token_hex(3)}"
-    try:
-        link_path.symlink_to(folder.name)
-        os.replace(link_path, folder.parent / "latest")
-    except OSError as error:
-        raise resource_error(folder.parent / "latest", error) from error

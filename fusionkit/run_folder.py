@@ -1,4 +1,4 @@
-"""A run's folder while it is unfinished: it says so, says why, and says how to continue."""
+"""The folder of a run: how it is made and how it stands; an unfinished one says how to continue."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import time
 import traceback
@@ -19,7 +20,7 @@ from typing import Any
 from fusionkit.errors import DataError, FusionkitError, PluginError, RecipeError, ResourceError, UsageError
 from fusionkit.locks import Holder, users
 from fusionkit.registry import Registry
-from fusionkit.store import write_atomic
+from fusionkit.store import resource_error, write_atomic
 
 MARKER = "unfinished.json"
 """The file that an unfinished run has, and a finished one has not."""
@@ -32,6 +33,39 @@ _FIRST_FILES = {"recipe.yaml", "log.jsonl", "model"}
 """What may be in the folder of a run that was killed in its first moment."""
 INDEX = Path("model", "index.json")
 """The file that a run writes last."""
+
+
+def make_run_folder(runs: Path, name: str) -> Path:
+    """Makes `runs/<recipe>/<utc>-<6 hex>/`; raises ResourceError at once where that cannot be written."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = runs / name / f"{stamp}-{secrets.token_hex(3)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise resource_error(folder, error) from error
+    return folder
+
+
+def point_latest(folder: Path) -> None:
+    """Points `latest` to the newest run, atomically."""
+    link_path = folder.parent / f".latest.{secrets.token_hex(3)}"
+    try:
+        link_path.symlink_to(folder.name)
+        os.replace(link_path, folder.parent / "latest")
+    except OSError as error:
+        raise resource_error(folder.parent / "latest", error) from error
+
+
+@contextlib.contextmanager
+def hidden_until_whole(folder: Path) -> Iterator[Path]:
+    """Yields a folder's place while it is filled; it has its name when all is there, else it is gone."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    os.replace(folder, unfinished)
+    try:
+        yield unfinished
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

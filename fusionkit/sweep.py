@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,14 +29,12 @@ from fusionkit.registry import Registry, code_version
 from fusionkit.run import Plans, compute_models, plan_models
 from fusionkit.store import FORMAT, Artefact, Store, address_of, using
 from fusionkit.training.device import choose_device, n_cores
-from fusionkit.training.jobs import side_by_side
+from fusionkit.training.jobs import side_by_side, work_through
 from fusionkit.training.stages import run_steps
 from fusionkit.training.train import LOOP_VERSION
 
 RESULT_VERSION = 1
 """Part of every result's address: raised when the same learned parts would predict otherwise."""
-PAUSE_SECONDS = 1.0
-"""Before asking again whether what another process is at is done."""
 _N_HELD = 2
 """Experiments that are kept ready while another process is at what they need."""
 NO_INFLUENCE = ("name", "description", "training")
@@ -148,7 +145,6 @@ class Worker:
         waits: Whether to wait for what another process is at, rather than to go on with something else.
 
     Attributes:
-        computed: How many experiments were computed here.
         failures: Label -> why an experiment has no result.
     """
 
@@ -159,11 +155,11 @@ class Worker:
         # alone, one says for whom one waits; beside others, there may be something else to do meanwhile
         self.store = Store(places.store, tell, waits=waits)
         self.waits = waits
-        self.computed = 0
         self.failures: dict[str, FusionkitError] = {}
         self._manifests: dict[str, Manifest] = {}
         self._held: dict[str, tuple[Prepared, Plans]] = {}
         self._addresses: dict[str, str] = {}
+        self._rows: dict[tuple[str, ...], str] = {}
 
     def missing(self) -> list[str]:
         """Returns the experiments that the store has no result of."""
@@ -183,12 +179,7 @@ class Worker:
 
     def work(self, labels: Sequence[str]) -> None:
         """Computes experiments until each has a result, here or from another process, or a reason why not."""
-        left = [label for label in labels if label not in self.failures]
-        while left:
-            busy = [label for label in left if not self._try(label)]
-            if len(busy) == len(left):
-                time.sleep(PAUSE_SECONDS)
-            left = busy
+        work_through([label for label in labels if label not in self.failures], self._try)
 
     def _try(self, label: str) -> bool:
         """Computes an experiment; says whether it is done, or another process is at some of it."""
@@ -229,7 +220,6 @@ class Worker:
             raise Busy
         predictions, _, _ = compute_models(prepared, plans, tell)
         self.store.save(self._address(label), _pack(predictions, prepared))
-        self.computed += 1
 
     def _prepare(self, label: str, tell: Tell) -> tuple[Prepared, Plans]:
         loaded = self.recipes[label]
@@ -239,8 +229,7 @@ class Worker:
 
     def _manifest(self, loaded: LoadedRecipe) -> Manifest:
         """Reads a source once for all experiments that have the same."""
-        plan = loaded.source_plan
-        key = address_of([plan.use, plan.plugin.version, plan.options])
+        key = _source_key(loaded)
         if key not in self._manifests:
             self._manifests.clear()  # one at a time: in the file's order, the next mostly has the same
             self._manifests[key] = read_manifest(
@@ -251,7 +240,11 @@ class Worker:
     def _address(self, label: str) -> str:
         if label not in self._addresses:
             loaded = self.recipes[label]
-            self._addresses[label] = result_address(loaded, self._manifest(loaded), self.places)
+            # every file is read for it: once for all experiments on the same columns of a source
+            key = _source_key(loaded), *_columns(loaded)
+            if key not in self._rows:
+                self._rows[key] = digest_rows(loaded, self._manifest(loaded))
+            self._addresses[label] = result_address(loaded, self._rows[key], self.places)
         return self._addresses[label]
 
     def result(self, label: str) -> Result:
@@ -264,11 +257,28 @@ class Worker:
         return _unpack(artefact)
 
 
-def result_address(loaded: LoadedRecipe, manifest: Manifest, places: Places) -> str:
+def _source_key(loaded: LoadedRecipe) -> str:
+    """Returns what two experiments on the same data have in common."""
+    plan = loaded.source_plan
+    return address_of([plan.use, plan.plugin.version, plan.options])
+
+
+def _columns(loaded: LoadedRecipe) -> list[str]:
+    """Returns the columns whose cells may matter: those that are read, and that which splits."""
+    column = getattr(loaded.recipe.split, "column", None)
+    return loaded.used_columns if column is None else [*loaded.used_columns, column]
+
+
+def result_address(loaded: LoadedRecipe, rows: str, places: Places) -> str:
     """Returns the address of an experiment's result: the hash of all that may determine its predictions.
 
     Wider than the addresses of stages, which it saves from being planned: a result that is computed once more
     finds its stages in the store.
+
+    Args:
+        loaded: The recipe.
+        rows: What `digest_rows` gives.
+        places: Where weights are.
     """
     parts = (loaded.source_plan, *loaded.parts.values())
     files = {
@@ -284,8 +294,7 @@ def result_address(loaded: LoadedRecipe, manifest: Manifest, places: Places) -> 
             "order": list(loaded.recipe.modalities),
             "plugins": {plan.path: plan.plugin.version for plan in parts},
             "code": [code_version(), *_installed()],
-            "schema": {name: manifest.schema[name].model_dump(mode="json") for name in loaded.used_columns},
-            "rows": _digest_rows(loaded, manifest),
+            "rows": rows,
             "files": files,
             **choose_device(loaded.recipe.training).identity(),
         }
@@ -298,12 +307,13 @@ def _installed() -> tuple[tuple[str, str], ...]:
     return tuple(sorted((found.name, found.version) for found in importlib.metadata.distributions()))
 
 
-def _digest_rows(loaded: LoadedRecipe, manifest: Manifest) -> str:
-    """Returns the sha256 of every row: ids, outcomes, cells in use, contents of their files."""
-    column = getattr(loaded.recipe.split, "column", None)
-    names = [*loaded.used_columns, *([column] if column in manifest.cells.columns else [])]
+def digest_rows(loaded: LoadedRecipe, manifest: Manifest) -> str:
+    """Returns the sha256 of schema and rows: ids, outcomes, cells in use, contents of their files."""
+    names = [name for name in _columns(loaded) if name in manifest.cells.columns]
     given = manifest.subject_outcomes or [None] * len(manifest)
-    digest = hashlib.sha256()
+    known = [name for name in names if name in manifest.schema]
+    schema = {name: manifest.schema[name].model_dump(mode="json") for name in known}
+    digest = hashlib.sha256(json.dumps(schema, sort_keys=True).encode())
     for row in range(len(manifest)):
         cells = manifest.cells_of(row, names)
         texts = [_content(cell) if isinstance(cell, Path) else cell for cell in cells.values()]

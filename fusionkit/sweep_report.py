@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +13,17 @@ from typing import Any
 
 from fusionkit.errors import shorten
 from fusionkit.evaluation.compare import METRICS, Repetition, Row, compare, judge_row, row_entry
-from fusionkit.evaluation.figures import LABELS, draw_curves, draw_roc, draw_rows
+from fusionkit.evaluation.figures import draw_curves, draw_roc, draw_rows
+from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.report import ENOUGH, LEAKAGE, SIMULATED
 from fusionkit.evaluation.roc import roc_curve
 from fusionkit.learned import json_bytes
 from fusionkit.recipe.load import dump_yaml
-from fusionkit.recipe.sweep import LoadedSweep, Task, VariantNode, missing_name, models_of
+from fusionkit.recipe.schema import missing_name
+from fusionkit.recipe.sweep import LoadedSweep, Task, VariantNode, models_of
 from fusionkit.registry import Registry
-from fusionkit.run import make_run_folder, point_latest, write_environment
+from fusionkit.run import write_environment
+from fusionkit.run_folder import hidden_until_whole, make_run_folder, point_latest
 from fusionkit.store import write_atomic
 from fusionkit.sweep import Experiments
 
@@ -201,9 +202,10 @@ def _draw(
     else:
         named = [{**row, "name": _name(row)} for row in rows]
         figures = {"figure.png": draw_rows(named, sweep.metric, title)}
-    if sweep.roc and len(loaded.tasks[0].loaded.source.classes) == 2:
+    classes = loaded.tasks[0].loaded.source.classes
+    if sweep.roc and len(classes) == 2:
         judged = {
-            variant.name: judge_row(_repetitions(loaded, done, variant, NO_CURVE)) for variant in variants
+            each.name: judge_row(_repetitions(loaded, done, each, NO_CURVE), classes) for each in variants
         }
         evaluation = loaded.tasks[0].loaded.recipe.evaluation
         found = {
@@ -224,9 +226,7 @@ def check_writable(runs: Path, name: str) -> None:
 def write_sweep(runs: Path, loaded: LoadedSweep, table: SweepTable, registry: Registry) -> Path:
     """Writes all that a sweep leaves into a folder, which has its name when it is whole; returns it."""
     folder = make_run_folder(runs, loaded.sweep.name)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    os.replace(folder, unfinished)
-    try:
+    with hidden_until_whole(folder) as unfinished:
         write_atomic(unfinished / "sweep.yaml", loaded.text.encode())
         for number, task in enumerate(loaded.tasks, 1):
             words = re.sub(r"[^a-z0-9]+", "_", label_of(task, loaded).lower()).strip("_")[:60]
@@ -234,9 +234,6 @@ def write_sweep(runs: Path, loaded: LoadedSweep, table: SweepTable, registry: Re
             write_atomic(path, dump_yaml(task.loaded.resolved).encode())
         write_environment(unfinished, loaded.tasks[0].loaded, registry)
         write_table(unfinished, table)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     point_latest(folder)
     return folder
 

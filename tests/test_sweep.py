@@ -15,12 +15,13 @@ import pytest
 import toys
 from command_line import TOYS, command, environment
 
+from fusionkit import sweep as sweep_module
 from fusionkit.errors import ResourceError
 from fusionkit.prepare import Places
 from fusionkit.recipe.sweep import LoadedSweep, load_sweep, models_of
 from fusionkit.registry import Registry
 from fusionkit.run import run
-from fusionkit.sweep import Experiments, Worker, result_address, run_experiments
+from fusionkit.sweep import Experiments, Worker, digest_rows, result_address, run_experiments
 from fusionkit.sweep_report import build_table, label_of
 
 EXTRA = [argument for argument in TOYS if argument != "-p"]
@@ -113,7 +114,9 @@ def test_a_result_is_found_by_all_that_determines_it(folder, change, is_new):
         from fusionkit.prepare import read_manifest
 
         return {
-            result_address(task.loaded, read_manifest(task.loaded, places, 1), places)
+            result_address(
+                task.loaded, digest_rows(task.loaded, read_manifest(task.loaded, places, 1)), places
+            )
             for task in loaded.tasks
         }
 
@@ -238,3 +241,15 @@ def test_a_curve_has_each_variant_at_each_rate_and_compares_at_equal_rates(folde
     ):
         assert row["subject"]["roc_auc"]["value"] == plain[model]["subject"]["roc_auc"]["value"]
     assert list(found.figures) == ["figure.png"]
+
+
+def test_the_rows_of_a_source_are_read_once_however_many_experiments_there_are(folder, monkeypatch):
+    read: list[int] = []
+
+    def counted(loaded: Any, manifest: Any) -> str:
+        read.append(len(manifest))
+        return digest_rows(loaded, manifest)
+
+    monkeypatch.setattr(sweep_module, "digest_rows", counted)
+    sweep(folder)
+    assert read == [24]

@@ -81,11 +81,6 @@ class Whole:
         self._new: set[bytes] = set()
         self._saved = time.monotonic()
 
-    @property
-    def keys(self) -> set[bytes]:
-        """The contents."""
-        return {row.tobytes() for row in self._known.view(Keys)} | self._new
-
     def lacks(self, keys: NDArray[np.void]) -> NDArray[np.bool_]:
         """Says which of some contents are not among those of earlier audits."""
         wanted = keys.view(_SORTED)

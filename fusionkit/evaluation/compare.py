@@ -10,11 +10,11 @@ import numpy as np
 
 from fusionkit.evaluation.aggregate import UNKNOWN, FoldPredictions, FoldSubjects
 from fusionkit.evaluation.intervals import Estimate, Scores, bootstrap
-from fusionkit.evaluation.metrics import evaluate
+from fusionkit.evaluation.metrics import LABELS, evaluate
 from fusionkit.evaluation.report import judge_folds
 from fusionkit.recipe.schema import EvaluationNode
 
-METRICS = ("roc_auc", "accuracy", "sensitivity", "specificity")
+METRICS = tuple(LABELS)
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ def _turn(estimate: Estimate) -> Estimate:
     return replace(estimate, value=-estimate.value, low=low, high=high)
 
 
-def judge_row(repetitions: Sequence[Repetition]) -> list[FoldSubjects]:
-    """Returns a row's folds of all seeds by subject, for two classes."""
-    return [fold for folds in _judge(repetitions, ("", "")) for fold in folds]
+def judge_row(repetitions: Sequence[Repetition], classes: Sequence[str]) -> list[FoldSubjects]:
+    """Returns a row's folds of all seeds by subject."""
+    return [fold for folds in _judge(repetitions, classes) for fold in folds]
 
 
 def _spread(

@@ -14,6 +14,13 @@ BoolArray = NDArray[np.bool_]
 METRICS = ("roc_auc", "accuracy", "sensitivity", "specificity", "average_precision", "brier")
 """With two classes the last one is the positive; with more, all but accuracy and brier are macro averages of
 one class against the rest."""
+LABELS = {
+    "roc_auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+"""What tables and figures show, and how they call it."""
 
 
 def predict_classes(probabilities: FloatArray, thresholds: float | FloatArray) -> IntArray:

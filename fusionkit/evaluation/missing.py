@@ -14,7 +14,7 @@ from fusionkit.data.batches import draw_seed
 from fusionkit.data.manifest import Manifest
 from fusionkit.evaluation.aggregate import FoldSubjects
 from fusionkit.evaluation.metrics import BoolArray, FloatArray
-from fusionkit.recipe.schema import MISSING, EvaluationNode
+from fusionkit.recipe.schema import EvaluationNode, missing_name
 from fusionkit.specs import TABULAR_KINDS
 
 _BITS = 63
@@ -42,7 +42,7 @@ class Blanked:
     @property
     def name(self) -> str:
         """Under which the report has it, such as fused_missing_emr_0.3."""
-        return f"{self.plain}{MISSING}{self.modality}_{self.rate:g}"
+        return missing_name(self.plain, self.modality, self.rate)
 
     def repeat(self, repeat: int, draw: int) -> int:
         """Returns the number of the repeat that a draw counts as."""

@@ -27,10 +27,8 @@ from fusionkit.evaluation.metrics import (
     why_not_estimable,
 )
 from fusionkit.evaluation.missing import Blanked, by_curve, by_draw, curve_entries
-from fusionkit.recipe.schema import EvaluationNode
+from fusionkit.recipe.schema import FUSED, EvaluationNode
 
-FUSED = "fused"
-"""The model that the others are compared with."""
 COMPARED = ("roc_auc", "accuracy")
 """The metrics of paired differences."""
 SIMULATED = "SIMULATED DATA: these figures say nothing about patients."

@@ -6,22 +6,17 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
 
-_LABELS = {
-    "roc_auc": "AUC",
-    "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-}
 _COLUMN = 13
 
 
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:
     """Returns the report as plain text: who was tested, a table of models, whether fusion is worth it."""
-    curves, on_curves = curve_text(report, "roc_auc", _LABELS["roc_auc"], width)
+    curves, on_curves = curve_text(report, "roc_auc", LABELS["roc_auc"], width)
     report = _without_blanked(report)
     paragraphs = [SIMULATED] if report["simulated"] else []
     paragraphs += [LEAKAGE] if report["unit"] == "sample" else []
@@ -60,13 +55,13 @@ def _number_of(count: int, noun: str) -> str:
 def _table(report: Mapping[str, Any], width: int) -> str:
     models = report["models"]
     longest = max(len(text) for name in models for text in ("model", name, _size(models[name])))
-    indent = min(longest + 2, max(width - len(_LABELS) * _COLUMN, 16))
+    indent = min(longest + 2, max(width - len(LABELS) * _COLUMN, 16))
     per_block = max(1, (width - indent) // _COLUMN)
-    metrics = list(_LABELS)
+    metrics = list(LABELS)
     blocks = []
     for start in range(0, len(metrics), per_block):
         chosen = metrics[start : start + per_block]
-        lines = [_line("model", [_LABELS[metric] for metric in chosen], indent)]
+        lines = [_line("model", [LABELS[metric] for metric in chosen], indent)]
         for name, model in models.items():
             lines.extend(_model_lines(name, model, chosen, indent))
         blocks.append("\n".join(lines))
@@ -113,9 +108,9 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
             f"A subject is called {report['classes'][-1]} from probability {report['threshold']:g} on."
         )
     reasons = {
-        f"{name}: {_LABELS[metric]} {model['subject'][metric]['reason']}."
+        f"{name}: {LABELS[metric]} {model['subject'][metric]['reason']}."
         for name, model in report["models"].items()
-        for metric in _LABELS
+        for metric in LABELS
         if model["subject"][metric]["value"] is None
     }
     lines += sorted(reasons)

@@ -21,6 +21,8 @@ from fusionkit.specs import MAX_SEED
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("head", "fused", "none")
 """What parts, the report and predictions call something else than a modality."""
+FUSED = "fused"
+"""The model of all modalities, which the others are compared with."""
 PRETRAINED = "_pretrained"
 """Ends the name under which the report has a pretrain stage's own classifier."""
 MISSING = "_missing_"
@@ -49,6 +51,11 @@ def wrong_name(name: str) -> str:
     if not NAME.fullmatch(name):
         return "a name is lower-case letters, digits and _, and starts with a letter"
     return ""
+
+
+def missing_name(model: str, modality: str, rate: float) -> str:
+    """Returns under which name a run's report has a model that is tested with cells of a modality blanked."""
+    return f"{model}{MISSING}{modality}_{rate:g}"
 
 
 def is_taken(name: str) -> bool:

@@ -15,7 +15,7 @@ from fusionkit.errors import FusionkitError, RecipeError, suggest
 from fusionkit.recipe import dialect
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.load import LoadedRecipe, load_recipe, read_text
-from fusionkit.recipe.schema import MISSING, PRETRAINED, Name, Node
+from fusionkit.recipe.schema import FUSED, PRETRAINED, Name, Node, missing_name
 from fusionkit.recipe.shape import explain, show, validate_strictly
 from fusionkit.registry import Registry
 from fusionkit.specs import MAX_SEED
@@ -134,11 +134,6 @@ def load_sweep(
     return LoadedSweep(sweep, text, tuple(overrides), tuple(tasks))
 
 
-def missing_name(model: str, modality: str, rate: float) -> str:
-    """Returns under which name a run's report has a model that is tested with cells of a modality blanked."""
-    return f"{model}{MISSING}{modality}_{rate:g}"
-
-
 def _check(sweep: Sweep, findings: Findings) -> None:
     _check_variants(sweep, findings)
     names = [variant.name for variant in sweep.variants]
@@ -228,7 +223,7 @@ def _check_curve(curve: str, index: int, model: str | None, loaded: LoadedRecipe
         known = suggest(curve, recipe.evaluation.missing)
         sentence = f"`evaluation.missing` has no rates of the sweep's `curve` ({curve}). {known}"
         findings.add(("variants", index), sentence)
-    elif (reads := model or models_of(loaded)[0]) not in ("fused", curve):
+    elif (reads := model or models_of(loaded)[0]) not in (FUSED, curve):
         findings.add(("variants", index, "model"), f"it does not read the sweep's `curve` ({show(reads)}).")
 
 
@@ -236,7 +231,7 @@ def models_of(loaded: LoadedRecipe) -> list[str]:
     """Returns the names of the models that a run of a recipe scores, the main one first."""
     recipe = loaded.recipe
     modalities = list(recipe.modalities)
-    names = ["fused"] if len(modalities) > 1 else modalities
+    names = [FUSED] if len(modalities) > 1 else modalities
     if len(modalities) > 1 and recipe.evaluation.modalities_alone:
         names = [*names, *modalities]
     pretrained = [stage.pretrain.split(".")[0] for stage in recipe.stages if hasattr(stage, "pretrain")]

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fusionkit.interfaces import Tell
 
@@ -28,6 +29,9 @@ import_module(task["program"]).main(task, lifeline, channel)
 """
 """Imports the same code as here, wherever one stands: `-m` would look into the current folder first."""
 SECONDS_TO_HEAR = 5.0
+PAUSE_SECONDS = 1.0
+"""Before asking again whether what another process is at is done."""
+ItemT = TypeVar("ItemT")
 
 
 class Jobs:
@@ -100,6 +104,21 @@ class Jobs:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None and not listener.is_alive():
                     pipe.close()
+
+
+def work_through(items: Sequence[ItemT], is_done: Callable[[ItemT], bool]) -> None:
+    """Goes through things again and again until each is done, here or by another process.
+
+    Args:
+        items: The things.
+        is_done: Does one; says whether it is done, or another process is at it.
+    """
+    left = list(items)
+    while left:
+        busy = [item for item in left if not is_done(item)]
+        if len(busy) == len(left):
+            time.sleep(PAUSE_SECONDS)
+        left = busy
 
 
 @contextlib.contextmanager
