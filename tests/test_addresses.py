@@ -20,7 +20,7 @@ from toy_images import (
 )
 
 from fusionkit.data.splits import Fold
-from fusionkit.training.features import LEAST_ROWS
+from fusionkit.training.features import BATCH
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import predict_logits, predict_pretrained
 
@@ -305,4 +305,4 @@ def test_frozen_features_are_computed_once_for_all_epochs_and_stages(tmp_path):
     plan = plan_steps(alone, FOLD, 0)
     assert run_steps(alone, plan) == 1
     predict_logits(alone, plan.origins, FOLD.test)
-    assert COUNTS["toy_conv"] == 36 + LEAST_ROWS
+    assert COUNTS["toy_conv"] == 2 * BATCH + BATCH

@@ -247,21 +247,22 @@ def test_the_address_of_a_prefix_follows_what_computes_it():
     assert one != prefix_address({"encoder": {"use": "a"}, "precision": "bf16"})
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 8, 11])
-def test_a_rows_features_do_not_depend_on_how_many_rows_are_missing(n_rows):
+@pytest.mark.parametrize("is_bf16", [False, True])
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 8, 11, 20, 31])
+def test_a_rows_features_do_not_depend_on_how_many_rows_are_missing(n_rows, is_bf16):
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(64, 128, 3, padding=1)]
     encoder = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(128 * 16 * 16, 64)).eval()
     images = torch.rand(BATCH, 3, 16, 16)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
         expected = encoder(images)[:n_rows]
         found = encoder(fill_up(images[:n_rows]))[:n_rows]
     assert torch.equal(found, expected)
 
 
 def test_a_batch_is_filled_up_with_its_last_row_and_only_if_it_is_a_tensor():
-    assert fill_up(torch.tensor([[1.0], [2.0]])).tolist() == [[1.0]] + [[2.0]] * 7
-    whole = torch.zeros(8, 1)
+    assert fill_up(torch.tensor([[1.0], [2.0]])).tolist() == [[1.0]] + [[2.0]] * (BATCH - 1)
+    whole = torch.zeros(BATCH, 1)
     assert fill_up(whole) is whole
     words = [["a"], ["b"]]
     assert fill_up(words) is words

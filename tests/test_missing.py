@@ -214,11 +214,13 @@ def test_a_blanked_file_is_an_absent_sample(tested):
     result, _ = tested
     have = {key[3] for key in predictions_of(result, "image_missing_image_0.5") if key[0] == "sample"}
     assert 0 < len(have) < 36
+    # some processors sum a row otherwise in a batch of another size: equal but for the last digits
     plain = predictions_of(result, "image")
-    assert all(plain[k] == v for k, v in predictions_of(result, "image_missing_image_0.5").items() if k[3])
+    for key, value in predictions_of(result, "image_missing_image_0.5").items():
+        assert not key[3] or float(value) == pytest.approx(float(plain[key]), abs=1e-6)
     # with its picture and its record, a row is what it was
     fused, half = predictions_of(result, "fused"), predictions_of(result, "fused_missing_image_0.5")
-    changed = {key[3] for key in fused if key[3] and fused[key] != half[key]}
+    changed = {key[3] for key in fused if key[3] and abs(float(fused[key]) - float(half[key])) > 1e-6}
     assert changed == {f"sample{row:02}" for row in EVERY} - have
 
 

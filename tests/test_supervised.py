@@ -20,7 +20,7 @@ from toy_images import (
 from fusionkit import ImageInput
 from fusionkit.recipe.schema import SupervisedOptions, TrainStage
 from fusionkit.training import supervised
-from fusionkit.training.features import LEAST_ROWS
+from fusionkit.training.features import BATCH
 from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import link, predict_logits, predict_pretrained, row_weights
 
@@ -99,7 +99,7 @@ def test_stored_draws_are_all_seen_in_every_epoch_and_online_draws_move_on(tmp_p
     run_steps(experiment, Plan(steps[:2], {}))
     COUNTS.clear()
     run_steps(experiment, Plan(steps[3:], {}))
-    assert COUNTS["toy_conv"] == 24 * 3 + LEAST_ROWS, "three draws, however many epochs"
+    assert COUNTS["toy_conv"] == 3 * BATCH + BATCH, "three draws, however many epochs"
     artefact = experiment.store.load(steps[-1].address)
     assert artefact is not None
     assert int(artefact.tensors["head.norm.num_batches_tracked"]) == 2 * 9, "72 units in batches of 8"

@@ -78,11 +78,16 @@ class _Target:
 
     def values(self, weights: FloatArray) -> FloatArray:
         """Returns (2, metrics, resamples): means over the folds, and over the pooled repeats."""
-        rows = []
-        for sides in (self.folds, self.pooled):
-            means = [_mean_of_parts(parts, self.metrics, weights) for parts in sides]
-            rows.append(means[0] if len(means) == 1 else means[0] - means[1])
-        return np.stack(rows)
+        folds = self._means(self.folds, weights)
+        # a repeat of one fold is that fold: as many of both means that nothing was pooled
+        is_same = all(
+            len(parts) == len(pooled) for parts, pooled in zip(self.folds, self.pooled, strict=True)
+        )
+        return np.stack([folds, folds if is_same else self._means(self.pooled, weights)])
+
+    def _means(self, sides: Sequence[Sequence[_Part]], weights: FloatArray) -> FloatArray:
+        means = [_mean_of_parts(parts, self.metrics, weights) for parts in sides]
+        return means[0] if len(means) == 1 else means[0] - means[1]
 
 
 def bootstrap(
