@@ -21,8 +21,9 @@ from toy_images import (
 
 from fusionkit.data.splits import Fold
 from fusionkit.training.features import LEAST_ROWS
+from fusionkit.training.pretrain import predict_pretrained
 from fusionkit.training.stages import Plan, plan_steps, run_steps
-from fusionkit.training.supervised import predict_logits, predict_pretrained
+from fusionkit.training.supervised import predict_logits
 
 NAMES = {
     "learn_record": "pretrain record.encoder",

@@ -23,7 +23,8 @@ from fusionkit.store import FORMAT, Artefact, address_of
 from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
 from fusionkit.training.joined import head_inputs, head_units
 from fusionkit.training.memory import take_rows
-from fusionkit.training.supervised import run_pretrain, run_train
+from fusionkit.training.pretrain import run_pretrain
+from fusionkit.training.supervised import run_train
 from fusionkit.training.train import LOOP_VERSION, Loop, delete_checkpoint, run_loop
 
 EXTRA_STATE = "_extra_state"
