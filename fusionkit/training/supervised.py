@@ -26,6 +26,8 @@ RAW_EVAL_BATCH = 32
 """Where files go through an encoder: the default of a training batch, so that they fit where that does."""
 
 Batch = tuple[Units, Any]
+LossOf = Callable[[Units, Any, Tensor, Tensor], Tensor]
+"""Maps units, inputs, targets (n,) and weights (n,) to a scalar loss."""
 Result = tuple[dict[str, Tensor], list[dict[str, float]]]
 
 
@@ -59,9 +61,11 @@ class Supervised:
         raw: Sequence[ModalityReader],
         n_views: tuple[int, int],
         find: Callable[[Any], tuple[str, NDArray[Any]] | None],
+        loss_of: LossOf | None = None,
     ) -> None:
         self.experiment, self.options, self.step = experiment, options, step
         self.read, self.logits, self.raw, self.find = read, logits, raw, find
+        self.loss_of = loss_of or self._loss_of_task
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
         self.validation = make_units(step.validation, n_views[1])
@@ -101,7 +105,10 @@ class Supervised:
         weights = torch.tensor(
             [self.weights[int(row)] for row in units.rows], device=self.experiment.device.torch
         )
-        return self.experiment.task.loss(self.logits(inputs), self._targets(units), weights)
+        return self.loss_of(units, inputs, self._targets(units), weights)
+
+    def _loss_of_task(self, units: Units, inputs: Any, targets: Tensor, weights: Tensor) -> Tensor:
+        return self.experiment.task.loss(self.logits(inputs), targets, weights)
 
     def _targets(self, units: Units) -> Tensor:
         return torch.tensor(
