@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,18 @@ def test_the_loss_is_the_sum_of_both_with_the_same_row_weights(tmp_path, monkeyp
         return []
 
     monkeypatch.setattr(supervised, "run_loop", run_loop)
-    options = ("class_weights=balanced", "subject_weights=equal", f"auxiliary_weight={weight}")
+    options = (
+        "class_weights=balanced",
+        "subject_weights=equal",
+        f"auxiliary_weight={weight}",
+        "batch_size=64",
+    )
     manifest = make_manifest(tmp_path / "pictures")
     experiment = make_experiment(
         tmp_path, *BOTH, *(f"stages.learn_image.{option}" for option in options), manifest=manifest
     )
-    step = image_step(experiment, FOLD_WITH_VALIDATION)
+    # subjects of one to three rows, one of the outcomes rarer than the other
+    step = image_step(experiment, replace(FOLD, train=(0, 1, 2, 3, 6, 7, 9, 10, 12)))
     run_steps(experiment, Plan((step,), {}))
     (loop,) = loops
     encoder, classifier = loop.modules["image.encoder"], loop.modules["image.encoder.classifier"]
@@ -153,6 +160,7 @@ def test_the_loss_is_the_sum_of_both_with_the_same_row_weights(tmp_path, monkeyp
     outcomes = [int(manifest.outcomes[row] == "yes") for row in units.rows]
     weights = np.array([row_weights(experiment, step.stage, step.rows)[int(row)] for row in units.rows])
     assert len(set(kinds)) == len(set(outcomes)) == 2
+    assert len(set(weights)) > 3
     expected = (cross_entropy(classifier.layers[0], outcomes) * weights).mean()
     expected += weight * (cross_entropy(classifier.auxiliary, kinds) * weights).mean()
     assert float(loop.loss(batch, torch.Generator())) == pytest.approx(expected, rel=1e-5)
