@@ -26,7 +26,7 @@ from fusionkit.training import train
 from fusionkit.training.device import Device
 from fusionkit.training.experiment import Experiment, Origin, encode
 from fusionkit.training.features import FeatureTable, ensure_features
-from fusionkit.training.supervised import build_classifier, run_pretrain
+from fusionkit.training.pretrain import build_classifier, run_pretrain
 
 SIZE = (640, 480)
 FP32 = Device("cpu", "fp32", 0, "what is compared with")

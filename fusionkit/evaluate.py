@@ -32,7 +32,8 @@ from fusionkit.store import address_of, using, write_atomic
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment
-from fusionkit.training.supervised import mean_of_members, predict_pretrained
+from fusionkit.training.pretrain import predict_pretrained
+from fusionkit.training.supervised import mean_of_members
 
 N_NAMED = 10
 KEPT_WARNINGS = ("record", "subject")

@@ -32,8 +32,9 @@ from fusionkit.training.checks import warn_of_parts
 from fusionkit.training.device import choose_device, describe_environment
 from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.jobs import side_by_side
+from fusionkit.training.pretrain import predict_pretrained
 from fusionkit.training.stages import Plan, run_steps
-from fusionkit.training.supervised import mean_of_members, predict_logits, predict_pretrained
+from fusionkit.training.supervised import mean_of_members, predict_logits
 
 FloatArray = NDArray[np.float64]
 Plans = dict[tuple[str, int, int], list[Plan]]

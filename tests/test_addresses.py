@@ -21,8 +21,9 @@ from toy_images import (
 
 from fusionkit.data.splits import Fold
 from fusionkit.training.features import BATCH
-from fusionkit.training.stages import Plan, plan_steps, run_steps
-from fusionkit.training.supervised import predict_logits, predict_pretrained
+from fusionkit.training.pretrain import predict_pretrained
+from fusionkit.training.stages import Plan, describe_step, plan_steps, run_steps
+from fusionkit.training.supervised import predict_logits
 
 NAMES = {
     "learn_record": "pretrain record.encoder",
@@ -97,6 +98,38 @@ def test_what_no_result_depends_on_changes_no_address(base, overrides):
     threads = torch.get_num_threads()
     assert changed(before, addresses(make_experiment(folder, *overrides))) == set()
     torch.set_num_threads(threads)
+
+
+def test_a_second_task_changes_the_addresses_of_what_depends_on_it_and_its_absence_none(base):
+    """A stage without it is described as it was before the option existed, so that its address is as old."""
+    folder, _ = base
+    views = "modalities.image.encoder.input.views={patches: {6: 1}}"
+    given = [(views,), (views, "stages.learn_image.auxiliary=view")]
+    given.append((*given[-1], "stages.learn_image.auxiliary_weight=0.5"))
+    without, with_it, weighed = (make_experiment(folder, *overrides) for overrides in given)
+    assert changed(addresses(without), addresses(with_it)) == IMAGE | {"train head"}
+    assert changed(addresses(with_it), addresses(weighed)) == IMAGE | {"train head"}
+
+    def options(experiment) -> dict[str, object]:
+        step = plan_steps(experiment, FOLD, 0).steps[2]
+        assert step.learned == ("image.encoder",)
+        return describe_step(experiment, step)["options"]
+
+    assert options(without) == {
+        "epochs": 2,
+        "batch_size": 8,
+        "optimizer": "adamw",
+        "learning_rate": 3e-4,
+        "weight_decay": 0.01,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "gradient_clip": None,
+        "class_weights": None,
+        "subject_weights": None,
+        "early_stopping": None,
+        "classifier": "linear",
+    }
+    assert options(weighed) == options(without) | {"auxiliary": "view", "auxiliary_weight": 0.5}
 
 
 def test_a_cell_of_a_training_row_changes_the_addresses_of_what_reads_it(base):

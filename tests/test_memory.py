@@ -17,8 +17,9 @@ from toy_images import FOLD, FOLD_WITH_VALIDATION, make_experiment
 
 from fusionkit.errors import ResourceError
 from fusionkit.training.memory import Portions, count_rows, fewest_rows, take_rows
+from fusionkit.training.pretrain import predict_pretrained
 from fusionkit.training.stages import plan_steps, run_steps
-from fusionkit.training.supervised import predict_logits, predict_pretrained
+from fusionkit.training.supervised import predict_logits
 
 FULL = "CUDA out of memory. Tried to allocate 1 GiB."
 

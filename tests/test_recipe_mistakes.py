@@ -4,6 +4,7 @@
 
 import pytest
 import strategies
+import toy_images
 import toys
 
 from fusionkit import RecipeError
@@ -209,6 +210,49 @@ def test_what_stands_for_two_classes_is_named_in_short():
     assert problem.startswith(
         "r.yaml:2: source: `classes` gives 'v0', 'v1', 'v10', 'v100', 'v1000' and 2495 more to more than one class."
     )
+
+
+# a second task of a pretrain stage
+
+
+def image_problems(*overrides):
+    with pytest.raises(RecipeError) as caught:
+        toy_images.load(*overrides)
+    assert caught.value.exit_code == 3
+    return [problem.partition("': ")[2] for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("views", "kind"),
+    [("{}", "whole"), ("{whole: false, patches: {6: 3}}", "patch6"), ("{patches: {6: 0}}", "whole")],
+)
+def test_one_kind_of_views_has_no_kind_to_learn(views, kind):
+    views = f"modalities.image.encoder.input.views={views}"
+    assert image_problems("stages.learn_image.auxiliary=view", views) == [
+        f"stages.learn_image.auxiliary: needs training views of two kinds or more, and image.encoder has one ({kind}). Give it views of another kind, such as patches of another side, or null here."
+    ]
+
+
+def test_a_weight_needs_a_second_task_and_is_a_sensible_number():
+    assert image_problems("stages.learn_image.auxiliary_weight=0.5") == [
+        "stages.learn_image.auxiliary_weight: there is no second task to weigh (0.5). Set auxiliary: view, or leave it out."
+    ]
+    both = (
+        "stages.learn_image.auxiliary=view",
+        "modalities.image.encoder.input.views={patches: {6: 1}}",
+    )
+    toy_images.load(*both, "stages.learn_image.auxiliary_weight=0")
+    key = "stages.learn_image.auxiliary_weight"
+    assert image_problems(*both, f"{key}=-0.1") == [f"{key}: must be at least 0 (-0.1)."]
+    assert image_problems(*both, f"{key}=1e7") == [f"{key}: must be at most 1e+06 (10000000.0)."]
+    for value in (".inf", ".nan"):
+        (problem,) = image_problems(*both, f"{key}={value}")
+        assert problem == f"a number is finite ({value}). Put it in quotes if it is text."
+
+
+def test_a_second_task_is_reported_with_all_other_problems():
+    found = image_problems("stages.learn_image.auxiliary=view", "head.bias=3", "stages.fuse.epochs=0")
+    assert len(found) == 3
 
 
 # a problem is said of the override that makes it, not of the file

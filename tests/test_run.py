@@ -18,8 +18,9 @@ from fusionkit.prepare import Places, plan_all, prepare
 from fusionkit.run import RunResult, run
 from fusionkit.store import Store
 from fusionkit.training.experiment import Origin
+from fusionkit.training.pretrain import predict_pretrained
 from fusionkit.training.stages import plan_steps
-from fusionkit.training.supervised import link, predict_pretrained
+from fusionkit.training.supervised import link
 
 
 def quiet(name: str, data: Any) -> None:

@@ -22,7 +22,7 @@ from fusionkit.recipe.schema import SupervisedOptions, TrainStage
 from fusionkit.training import supervised
 from fusionkit.training.features import BATCH
 from fusionkit.training.stages import Plan, plan_steps, run_steps
-from fusionkit.training.supervised import link, predict_logits, predict_pretrained, row_weights
+from fusionkit.training.supervised import link, predict_logits, row_weights
 
 
 @pytest.fixture(scope="module")
@@ -144,27 +144,6 @@ def test_a_validation_batch_of_pictures_is_no_larger_than_a_usual_training_batch
     assert sizes == {True: [8, 8, 2], False: [4, 2]}
 
 
-def test_a_temporary_classifier_starts_anew_in_every_initialisation(tmp_path, monkeypatch):
-    started: list[torch.Tensor] = []
-    real = supervised.build_classifier
-
-    def build(*arguments):
-        classifier = real(*arguments)
-        started.append(classifier.layers[0].weight.clone())
-        return classifier
-
-    monkeypatch.setattr(supervised, "build_classifier", build)
-    experiment = make_experiment(tmp_path, "seeds=2")
-    for member in (0, 1):
-        run_steps(experiment, Plan(plan_steps(experiment, FOLD, member).steps[2:3], {}))
-    first, second = started
-    assert not torch.equal(first, second)
-    stage = experiment.factory.loaded.recipe.stages[2]
-    encoder = experiment.module("image.encoder", experiment.initial("image.encoder", 0))
-    # the first has the recipe's own seed
-    assert torch.equal(real(experiment, stage, encoder, 0).layers[0].weight, first)
-
-
 def test_logits_of_views_become_probabilities(base):
     experiment = make_experiment(base[0])
     logits = np.array([[[0.0, 2.0], [0.0, -4.0]]], dtype=np.float32)
@@ -197,8 +176,6 @@ def test_no_rows_have_no_logits(tmp_path):
     plan = plan_steps(experiment, FOLD, 0)
     run_steps(experiment, plan)
     assert predict_logits(experiment, plan.origins, []).shape == (0, 1, 2)
-    stage = experiment.factory.loaded.recipe.stages[2]
-    assert predict_pretrained(experiment, stage, plan.origins["image.encoder"], []).shape == (0, 1, 2)
 
 
 def test_a_prediction_does_not_depend_on_who_else_is_predicted(tmp_path):

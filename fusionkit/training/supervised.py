@@ -1,116 +1,34 @@
-"""Stages that learn from outcomes: an encoder through a temporary classifier, or named parts of the model."""
+"""Stages that learn from outcomes: what both verbs share; named parts of the model; their predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
 
 from fusionkit.data.batches import ModalityReader, Units, cut_batches, epoch_order, make_units, read_ahead
 from fusionkit.data.threads import prefetch
-from fusionkit.errors import PluginError
-from fusionkit.model import ModalityBatch, calling, check_features, describe, seed_of, to_fp32
-from fusionkit.recipe.schema import PretrainStage, SupervisedOptions, TrainStage
+from fusionkit.model import ModalityBatch
+from fusionkit.recipe.schema import SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.experiment import Experiment, Feed, Origin
-from fusionkit.training.features import ensure_features, fill_up
 from fusionkit.training.train import Loop, run_loop
 
 if TYPE_CHECKING:
     from fusionkit.training.stages import Step
 
-VGG_POOL, VGG_WIDTH = 7, 4096
 EVAL_BATCH = 256
 RAW_EVAL_BATCH = 32
 """Where files go through an encoder: the default of a training batch, so that they fit where that does."""
 
 Batch = tuple[Units, Any]
+LossOf = Callable[[Units, Any, Tensor, Tensor], Tensor]
+"""Maps units, inputs, targets (n,) and weights (n,) to a scalar loss."""
 Result = tuple[dict[str, Tensor], list[dict[str, float]]]
-
-
-class Classifier(nn.Module):
-    """A temporary classifier on an encoder's pretraining features.
-
-    Args:
-        kind: linear, on features averaged over the image; or vgg, VGG's own 4096-4096 on 7 x 7 of them.
-        dim: Width of the features (channels, where they are (n, c, h, w)).
-        is_spatial: Whether they are (n, c, h, w).
-        output_dim: Number of classes.
-    """
-
-    def __init__(self, kind: str, dim: int, is_spatial: bool, output_dim: int) -> None:
-        super().__init__()
-        self.kind = kind
-        if kind == "linear":
-            self.layers = nn.Sequential(nn.Linear(dim, output_dim))
-            return
-        width = dim * VGG_POOL * VGG_POOL if is_spatial else dim
-        self.layers = nn.Sequential(
-            nn.Linear(width, VGG_WIDTH),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(VGG_WIDTH, VGG_WIDTH),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(VGG_WIDTH, output_dim),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Maps (n, c, h, w) or (n, d) to logits (n, output_dim)."""
-        if features.ndim == 4:
-            # 14 x 14 pooled to 7 x 7 is VGG's own last pooling
-            features = (
-                features.mean((2, 3)) if self.kind == "linear" else adaptive_max_pool2d(features, VGG_POOL)
-            )
-        return cast(Tensor, self.layers(features.flatten(1)))
-
-
-def build_classifier(experiment: Experiment, stage: PretrainStage, encoder: Any, seed: int) -> Classifier:
-    """Builds a stage's temporary classifier in its initial state."""
-    dim = getattr(encoder, "pretraining_dim", encoder.output_dim)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "init", f"{stage.pretrain}.classifier"))
-        classifier = Classifier(
-            stage.classifier, dim, hasattr(encoder, "pretraining_features"), experiment.task.output_dim
-        )
-    classifier.eval().requires_grad_(False)
-    return cast(Classifier, experiment.device.place(classifier))
-
-
-def pretraining_logits(
-    experiment: Experiment, modality: str, encoder: Any, classifier: nn.Module, raw: Any
-) -> Tensor:
-    """Returns a temporary classifier's logits of a raw batch, (n, output_dim)."""
-    is_stored = experiment.reader(modality).is_stored
-    with experiment.device.autocast() if is_stored else nullcontext():
-        features = pretraining_features(modality, encoder, raw)
-        return cast(Tensor, classifier(features).float())
-
-
-def pretraining_features(modality: str, encoder: Any, raw: Any) -> Tensor:
-    """Returns what a pretrain stage classifies, (n, d) or (n, d, height, width); checks its width."""
-    path, method = f"{modality}.encoder", "pretraining_features"
-    if not hasattr(encoder, method):
-        with calling(path):
-            features = encoder(raw)
-        check_features(path, encoder, to_fp32(features))
-        return cast(Tensor, features)
-    with calling(path, method):
-        features = encoder.pretraining_features(raw)
-    dim = getattr(encoder, "pretraining_dim", encoder.output_dim)
-    is_right = isinstance(features, Tensor) and features.ndim in (2, 4) and features.shape[1] == dim
-    if not is_right or not features.is_floating_point():
-        raise PluginError(
-            f"{path}: `{method}` gives {describe(features)}, and (n, {dim}) or (n, {dim}, height, width) "
-            "floats are due. Mend the plugin."
-        )
-    return cast(Tensor, features)
 
 
 def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequence[int]) -> dict[int, float]:
@@ -129,7 +47,7 @@ def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequen
     return dict(zip(map(int, rows), map(float, weights), strict=True))
 
 
-class _Supervised:
+class Supervised:
     """What both verbs share: units, targets, weights, batches, validation, the loop."""
 
     def __init__(
@@ -143,9 +61,11 @@ class _Supervised:
         raw: Sequence[ModalityReader],
         n_views: tuple[int, int],
         find: Callable[[Any], tuple[str, NDArray[Any]] | None],
+        loss_of: LossOf | None = None,
     ) -> None:
         self.experiment, self.options, self.step = experiment, options, step
         self.read, self.logits, self.raw, self.find = read, logits, raw, find
+        self.loss_of = loss_of or self._loss_of_task
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
         self.validation = make_units(step.validation, n_views[1])
@@ -154,6 +74,7 @@ class _Supervised:
         self.targets: dict[int, int] = dict(zip(map(int, rows), map(int, targets), strict=True))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yields an epoch's batches of training units."""
         order = epoch_order(self.units, self.step.seed, epoch, in_blocks=bool(self.raw))
         return self._batches(order, self.options.batch_size, True)
 
@@ -179,11 +100,15 @@ class _Supervised:
         return some, self.read(some, training) if taken is None else taken
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Returns the scalar loss of a batch."""
         units, inputs = batch
         weights = torch.tensor(
             [self.weights[int(row)] for row in units.rows], device=self.experiment.device.torch
         )
-        return self.experiment.task.loss(self.logits(inputs), self._targets(units), weights)
+        return self.loss_of(units, inputs, self._targets(units), weights)
+
+    def _loss_of_task(self, units: Units, inputs: Any, targets: Tensor, weights: Tensor) -> Tensor:
+        return self.experiment.task.loss(self.logits(inputs), targets, weights)
 
     def _targets(self, units: Units) -> Tensor:
         return torch.tensor(
@@ -220,6 +145,7 @@ class _Supervised:
         return f"{found[0]} gives values that are not finite for {rows}. "
 
     def run(self, modules: dict[str, nn.Module]) -> Result:
+        """Runs the loop; returns what the modules are then, by path, and the loop's history."""
         manifest, options = self.experiment.manifest, self.options
         stops_early = options.early_stopping is not None
         loop = Loop(
@@ -245,35 +171,6 @@ class _Supervised:
         return state, history
 
 
-def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Result:
-    """Trains an encoder through a temporary classifier; the artefact holds both."""
-    path = stage.pretrain
-    modality = path.split(".")[0]
-    reader = experiment.reader(modality)
-    encoder = experiment.fresh(path, step.used[path])
-    classifier = build_classifier(experiment, stage, encoder, step.used[path].seed)
-
-    def find(raw: Any) -> tuple[str, NDArray[Any]] | None:
-        with torch.no_grad():
-            is_bad = ~torch.isfinite(pretraining_features(modality, encoder, raw)).flatten(1).all(1)
-        return (path, is_bad.nonzero().squeeze(1).cpu().numpy()) if bool(is_bad.any()) else None
-
-    loop = _Supervised(
-        experiment,
-        stage,
-        step,
-        read=lambda units, training: experiment.to_device(
-            experiment.device.pin(reader.read(units, training=training))
-        ),
-        logits=lambda raw: pretraining_logits(experiment, modality, encoder, classifier, raw),
-        stored=(),
-        raw=[reader] if reader.is_stored else [],
-        n_views=(reader.n_views(training=True), reader.n_views(training=False)),
-        find=find,
-    )
-    return loop.run({path: encoder, f"{path}.classifier": classifier})
-
-
 def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
     """Trains the named parts of the model from the outcome; frozen encoders' features come from the store."""
     feed = Feed(experiment, step.used, step.learned)
@@ -285,7 +182,7 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
     def read(units: Units, training: bool) -> dict[str, ModalityBatch]:
         return feed.batch(units, training=training)
 
-    loop = _Supervised(
+    loop = Supervised(
         experiment,
         stage,
         step,
@@ -335,44 +232,6 @@ def predict_logits(
             check_model_alone(experiment, model, make, compute, index, logits)
             out[index] = logits.cpu().numpy()
     return out.reshape(len(rows), n_views, experiment.task.output_dim)
-
-
-def predict_pretrained(
-    experiment: Experiment, stage: PretrainStage, origin: Origin, rows: Sequence[int]
-) -> NDArray[np.float32]:
-    """Returns a pretrain stage's own logits (n rows, n views, output_dim), stored as features are."""
-    modality = stage.pretrain.split(".")[0]
-    reader = experiment.reader(modality)
-    n_views = reader.n_views(training=False)
-    units = make_units(rows, n_views)
-    table = experiment.output_table(modality, origin, {"output": "pretraining_logits"})
-    keys = reader.feature_keys(units, training=False)
-    if not len(keys):
-        return np.zeros((0, n_views, experiment.task.output_dim), dtype=np.float32)
-    if len(table.missing(keys)):
-        encoder: Any = experiment.module(stage.pretrain, origin)
-        classifier = build_classifier(experiment, stage, encoder, origin.seed)
-        experiment.restore(classifier, f"{stage.pretrain}.classifier", origin)
-
-        def compute_part(raw: Any) -> Tensor:
-            with torch.inference_mode():
-                return pretraining_logits(experiment, modality, encoder, classifier, raw)
-
-        def compute(raw: Any) -> Tensor:
-            logits = experiment.in_portions(f"pretrained {modality}", fill_up(raw), compute_part)
-            return logits[: len(raw)] if isinstance(raw, Tensor) else logits
-
-        tell = experiment.tell
-        ensure_features(
-            table,
-            reader,
-            units,
-            compute,
-            lambda done, total: tell("features", {"modality": modality, "done": done, "total": total}),
-            training=False,
-            pin=experiment.device.pin,
-        )
-    return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
 
 
 def mean_of_members(

@@ -17,7 +17,7 @@ from fusionkit import Cut
 from fusionkit.errors import DataError, IntegrityError
 from fusionkit.registry import Registry
 from fusionkit.specs import ColumnSpec, EncoderSpec, ImageOptions
-from fusionkit.training.supervised import Classifier
+from fusionkit.training.pretrain import Classifier
 
 CARDS = {card.name: card for card in fusionkit_vgg.fusionkit_components()}
 COLUMNS = {"image": ColumnSpec(kind="file")}
