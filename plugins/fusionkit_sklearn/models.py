@@ -212,7 +212,7 @@ def _fit_boosted(
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,  # LightGBM would else choose by time
-        "num_threads": torch.get_num_threads(),
+        "num_threads": 1,  # else its threads wait for one another: see DECISIONS.md, 61
         "verbosity": -1,
     }
     data = lightgbm.Dataset(rows, codes, weight=weights, params={"verbosity": -1})

@@ -149,6 +149,19 @@ def test_a_fit_is_a_function_of_rows_and_seed(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_a_fit_does_not_depend_on_the_number_of_threads(model):
+    threads, states = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            head, _, _ = fitted(model=model, pca=5 if model == "svm" else None, **MODELS[model])
+            states.append(head.get_extra_state())
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_row_does_not_depend_on_its_neighbours(model):
     head, _, _ = fitted(model=model, **MODELS[model])
     features, present = rows_of(5)
