@@ -129,7 +129,8 @@ class Fittable(Protocol):
     """Learns in closed form, in one call, on training subjects only.
 
     A raiser's inputs are (n, input_dim), an encoder's a raw batch; a head's are a pair, the features by
-    modality and `present`, as in its `forward`.
+    modality and `present`, as in its `forward`. A head whose card says `takes_samples` is also
+    given `samples`, (n,) numbers that are equal where two rows are views or draws of one sample.
     """
 
     def fit(self, inputs: Any, targets: Any = None, *, seed: int) -> Self:

@@ -146,10 +146,18 @@ class RaiserSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec(Spec):
-    """A card for a head: `build(config, input_dims, output_dim)`, `input_dims` by modality."""
+    """A card for a head: `build(config, input_dims, output_dim)`, `input_dims` by modality.
+
+    Args:
+        build: As above; torch is imported inside.
+        learns: How it learns.
+        takes_samples: Whether, with these options, its `fit` is also given `samples`, an int64 tensor (n,),
+            equal where two rows are views or draws of one sample.
+    """
 
     build: Callable[[Any, Mapping[str, int], int], Head]
     learns: Learns = "gradient"
+    takes_samples: Callable[[Any], bool] = _never
 
 
 COMPONENT_KINDS: Mapping[str, type[Spec]] = {

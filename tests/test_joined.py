@@ -31,8 +31,8 @@ class Nearest(nn.Module):
     def _join(self, features):
         return torch.cat([features[name] for name in self.names], 1)
 
-    def fit(self, inputs, targets=None, *, seed):
-        SEEN.append((inputs, targets, seed))
+    def fit(self, inputs, targets=None, *, seed, **more):
+        SEEN.append((inputs, targets, seed, more))
         joined = self._join(inputs[0])
         self.means = torch.stack([joined[targets == code].mean(0) for code in range(self.output_dim)])
         return self
@@ -86,6 +86,14 @@ class Plugin:
                 build=lambda config, dims, n: Nearest(dims, n),
             ),
             HeadSpec(
+                name="nearest_of_samples",
+                summary="",
+                source="",
+                learns="closed_form",
+                takes_samples=lambda config: True,
+                build=lambda config, dims, n: Nearest(dims, n),
+            ),
+            HeadSpec(
                 name="restore",
                 summary="",
                 source="",
@@ -119,7 +127,8 @@ def test_a_closed_form_head_is_fitted_after_the_scales_on_all_training_rows(tmp_
     assert names(plan)[-3:] == ["fit image.scale", "fit record.scale", "fit head"]
     assert plan.steps[-1].rows == tuple(range(24))
     run_steps(experiment, plan)
-    ((features, present), targets, seed) = SEEN[0]
+    ((features, present), targets, seed, more) = SEEN[0]
+    assert not more, "its card does not ask for samples"
     assert {name: tuple(values.shape) for name, values in features.items()} == {
         "image": (24, 4),
         "record": (24, 5),
@@ -130,6 +139,16 @@ def test_a_closed_form_head_is_fitted_after_the_scales_on_all_training_rows(tmp_
     outcomes = [experiment.manifest.outcomes[row] for row in range(24)]
     assert targets.tolist() == experiment.task.encode(outcomes).tolist()
     assert seed == plan.steps[-1].seed
+
+
+def test_a_head_that_asks_is_told_which_rows_are_one_sample(tmp_path):
+    views = "modalities.image.encoder.input.views={whole: true, patches: {6: 2}}"
+    experiment = make_experiment(tmp_path, "head={use: nearest_of_samples}", views)
+    plan = plan_steps(experiment, FOLD, 0)
+    run_steps(experiment, plan)
+    ((features, _), _, _, more) = SEEN[0]
+    assert more["samples"].tolist() == [row for row in range(24) for _ in range(3)]
+    assert len(features["image"]) == 72
 
 
 def test_a_fit_stage_and_a_train_stage_fit_the_same_head_under_the_same_address(tmp_path):
@@ -147,7 +166,7 @@ def test_what_was_fitted_answers_from_the_store_as_before(tmp_path):
     experiment = make_experiment(tmp_path, "head={use: nearest}")
     plan = plan_steps(experiment, FOLD, 0)
     run_steps(experiment, plan)
-    (((features, _), targets, _),) = SEEN
+    (((features, _), targets, _, _),) = SEEN
     joined = torch.cat(list(features.values()), 1)
     means = torch.stack([joined[targets == code].mean(0) for code in (0, 1)])
     found = predict_logits(experiment, plan.origins, FOLD.train)[:, 0]

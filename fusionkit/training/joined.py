@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusionkit.data.batches import Units, make_units
+from fusionkit.specs import HeadSpec
 from fusionkit.training.checks import find_not_finite_before_head, not_finite
 from fusionkit.training.experiment import Experiment, Feed, Origins
 
@@ -24,6 +25,14 @@ def head_units(experiment: Experiment, step: Step) -> Units:
     """Returns what a head is fitted on: every view and stored draw of its rows, as in a train stage."""
     stored = Feed(experiment, step.used).stored
     return make_units(step.rows, experiment.n_views(training=True), experiment.n_draws(stored))
+
+
+def head_samples(experiment: Experiment, path: str, units: Units) -> dict[str, Tensor]:
+    """Returns `samples`, which sample each row is of, (n,), if the part is a head that asks; else nothing."""
+    plan = experiment.factory.loaded.parts.get(path)
+    if plan is None or not isinstance(plan.card, HeadSpec) or not plan.card.takes_samples(plan.config):
+        return {}
+    return {"samples": torch.from_numpy(units.rows)}
 
 
 def head_inputs(experiment: Experiment, origins: Origins, units: Units) -> Joined:

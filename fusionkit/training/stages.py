@@ -21,7 +21,7 @@ from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
 from fusionkit.store import FORMAT, Artefact, address_of
 from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
-from fusionkit.training.joined import head_inputs, head_units
+from fusionkit.training.joined import head_inputs, head_samples, head_units
 from fusionkit.training.memory import take_rows
 from fusionkit.training.pretrain import check_views, run_pretrain
 from fusionkit.training.supervised import run_train
@@ -314,7 +314,7 @@ def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> No
     )
     before, shapes = state_digest(cast(nn.Module, module)), _shapes(module)
     with calling(path, "fit"):
-        module.fit(inputs, targets, seed=step.seed)
+        module.fit(inputs, targets, seed=step.seed, **head_samples(experiment, path, units))
     if _shapes(module) != shapes:
         raise PluginError(
             f"{path}: `fit` changes a width or a shape, which is known when a part is built. Mend the plugin."

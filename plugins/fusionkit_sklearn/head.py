@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fusionkit import DataError, IntegrityError, PluginError
 from fusionkit_sklearn import SklearnConfig
-from fusionkit_sklearn.models import MODELS, FloatArray
+from fusionkit_sklearn.forests import FloatArray
+from fusionkit_sklearn.models import MODELS, Training
 
 FLOOR = 1e-7
 """The least probability that has a logarithm: a forest may say 0, and logits are finite."""
@@ -39,8 +40,13 @@ class SklearnHead(nn.Module):
         # with the versions in it, even before a fit: the initial state determines the address
         self.learned = self._pack({})
 
-    def fit(self, inputs: Joined, targets: Tensor | None = None, *, seed: int) -> Self:
-        """Learns from features, absent rows zero, and class codes (n,); forgets an earlier fit."""
+    def fit(
+        self, inputs: Joined, targets: Tensor | None = None, *, seed: int, samples: Tensor | None = None
+    ) -> Self:
+        """Learns from features, absent rows zero, and class codes (n,); forgets an earlier fit.
+
+        `samples` (n,) are equal where two rows are views or draws of one; without them every row is its own.
+        """
         if targets is None:
             raise PluginError("sklearn: learns from outcomes only (none given).")
         rows, codes = self._join(inputs[0]), targets.cpu().numpy()
@@ -51,12 +57,19 @@ class SklearnHead(nn.Module):
                 f"head: sklearn needs two training rows of every class (there are {given}). Use more data "
                 "or fewer folds; where only one class has a modality, set evaluation.modalities_alone: false."
             )
-        random_state = seed % 2**31
         arrays: dict[str, NDArray[Any]] = {}
         if self.config.pca is not None:
             arrays |= fit_pca(rows, self.config.pca)
             rows = project(arrays, rows)
-        found = MODELS[self.config.model].fit(self.config, rows, codes, self.output_dim, random_state)
+        training = Training(
+            rows,
+            codes,
+            self.output_dim,
+            seed % 2**31,
+            tuple(self.input_dims.values()),
+            None if samples is None else samples.cpu().numpy(),
+        )
+        found = MODELS[self.config.model].fit(self.config, training)
         arrays |= {f"model.{name}": np.ascontiguousarray(values) for name, values in found.items()}
         self._take(self._pack(arrays))
         return self

