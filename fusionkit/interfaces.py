@@ -65,11 +65,7 @@ class InputSpec(Protocol):
         ...
 
     def views(self, *, training: bool) -> tuple[str, ...]:
-        """Returns the names of the views that one row yields.
-
-        A name up to its first dot says which kind of view it is, which a pretrain stage may learn, too:
-        `patch48.0` and `patch48.1` are of one kind, `whole` of another.
-        """
+        """Returns the names of the views that one row yields."""
         ...
 
     def is_random(self, *, training: bool) -> bool:

@@ -211,16 +211,6 @@ class ViewOptions(ComponentConfig):
             raise ValueError("there is no view: set `whole: true` or name `patches`")
         return self
 
-    def names(self) -> tuple[str, ...]:
-        """Returns `whole` and, for each patch, `patch<side>.<index>`."""
-        patches = (f"patch{side}.{index}" for side, count in self.patches.items() for index in range(count))
-        return (("whole",) if self.whole else ()) + tuple(patches)
-
-
-def view_kind(view: str) -> str:
-    """Returns the kind of a view: its name up to the first dot."""
-    return view.partition(".")[0]
-
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=100)]

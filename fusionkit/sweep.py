@@ -264,9 +264,10 @@ def _source_key(loaded: LoadedRecipe) -> str:
 
 
 def _columns(loaded: LoadedRecipe) -> list[str]:
-    """Returns the columns whose cells may matter: those that are read, and that which splits."""
-    column = getattr(loaded.recipe.split, "column", None)
-    return loaded.used_columns if column is None else [*loaded.used_columns, column]
+    """Returns the columns whose cells may matter: those that are read, that which splits, second tasks'."""
+    others = [loaded.recipe.split, *loaded.recipe.stages]
+    named = [getattr(other, key, None) for other in others for key in ("column", "auxiliary")]
+    return list(dict.fromkeys([*loaded.used_columns, *(name for name in named if name is not None)]))
 
 
 def result_address(loaded: LoadedRecipe, rows: str, places: Places) -> str:

@@ -103,8 +103,7 @@ def test_what_no_result_depends_on_changes_no_address(base, overrides):
 def test_a_second_task_changes_the_addresses_of_what_depends_on_it_and_its_absence_none(base):
     """A stage without it is described as it was before the option existed, so that its address is as old."""
     folder, _ = base
-    views = "modalities.image.encoder.input.views={patches: {6: 1}}"
-    given = [(views,), (views, "stages.learn_image.auxiliary=view")]
+    given: list[tuple[str, ...]] = [(), ("stages.learn_image.auxiliary=word",)]
     given.append((*given[-1], "stages.learn_image.auxiliary_weight=0.5"))
     without, with_it, weighed = (make_experiment(folder, *overrides) for overrides in given)
     assert changed(addresses(without), addresses(with_it)) == IMAGE | {"train head"}
@@ -129,7 +128,7 @@ def test_a_second_task_changes_the_addresses_of_what_depends_on_it_and_its_absen
         "early_stopping": None,
         "classifier": "linear",
     }
-    assert options(weighed) == options(without) | {"auxiliary": "view", "auxiliary_weight": 0.5}
+    assert options(weighed) == options(without) | {"auxiliary": "word", "auxiliary_weight": 0.5}
 
 
 def test_a_cell_of_a_training_row_changes_the_addresses_of_what_reads_it(base):

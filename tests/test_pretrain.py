@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from toy_images import FOLD, FOLD_WITH_VALIDATION, ToyConv, make_experiment, make_manifest
 
-from fusionkit import ImageInput, RecipeError
+from fusionkit import DataError, ImageInput, Manifest
 from fusionkit.training import pretrain, supervised
 from fusionkit.training.experiment import Experiment
-from fusionkit.training.pretrain import Classifier, predict_pretrained, row_kinds
+from fusionkit.training.pretrain import Classifier, predict_pretrained
 from fusionkit.training.stages import Plan, Step, plan_steps, run_steps
 from fusionkit.training.supervised import row_weights
 from fusionkit.training.train import Loop
 
-VIEWS = "modalities.image.encoder.input.views={whole: true, patches: {6: 2}}"
-"""Three training views of two kinds."""
-BOTH = (VIEWS, "stages.learn_image.auxiliary=view")
+SECOND = "stages.learn_image.auxiliary=zoom"
 
 
 def image_step(experiment: Experiment, fold: Any = FOLD, member: int = 0) -> Step:
@@ -69,56 +68,46 @@ def test_no_rows_have_no_logits(tmp_path):
     assert logits_of(experiment, []).shape == (0, 1, 2)
 
 
-# a second task: the kind of view
+# a second task: a column
+
+
+def zoomed(folder: Path, *, blanks: bool = False) -> Manifest:
+    """Returns the toy's rows with a magnification that no outcome tells; rows 0, 6 and 12 may lack it."""
+    zooms = [None if blanks and row in (0, 6, 12) else f"{1 + row % 2}00x" for row in range(36)]
+    manifest = make_manifest(folder / "pictures")
+    return replace(manifest, cells=manifest.cells.with_columns(pl.Series("zoom", zooms, dtype=pl.String)))
 
 
 @pytest.fixture
-def lit_by_view(monkeypatch):
-    """Pictures tell which kind of view they are, and nothing else: whole ones are dark, patches bright."""
+def lit_by_zoom(monkeypatch):
+    """Pictures tell their magnification, and nothing else: those at 100x are dark."""
 
     def load(self: ImageInput, cells: Any, cuts: Any) -> list[torch.Tensor]:
-        size = self.options.size
-        return [torch.full((3, size, size), 60 if c.view == "whole" else 200).byte() for c in cuts]
+        size, row = self.options.size, int(cells["picture"].stem)
+        return [torch.full((3, size, size), 200 if row % 2 else 60).byte() for _ in cuts]
 
     monkeypatch.setattr(ImageInput, "load", load)
 
 
 def called_right(experiment: Experiment) -> float:
-    """Returns the share of training views whose kind the second output calls, counted here by their names."""
+    """Returns the share of training rows whose magnification the second output calls."""
     tensors = learn(experiment)
     reader, step = experiment.reader("image"), image_step(experiment)
-    names = reader.spec.views(training=True)
-    assert names == ("whole", "patch6.0", "patch6.1")
     encoder = experiment.fresh("image.encoder", plan_steps(experiment, FOLD, 0).origins["image.encoder"])
     weight, bias = (
         tensors[f"image.encoder.classifier.auxiliary.{name}"].numpy() for name in ("weight", "bias")
     )
-    right = []
-    for view, name in enumerate(names):
-        units = pretrain.make_units(step.rows, 3).take(slice(view, None, 3))
-        with torch.no_grad():
-            features = encoder.eval()(reader.read(units, training=True)).numpy()
-        called = (features @ weight.T + bias).argmax(1)
-        right += list(called == (0 if name == "whole" else 1))
-    return float(np.mean(right))
+    with torch.no_grad():
+        raw = reader.read(pretrain.make_units(step.rows, 1), training=True)
+        features = encoder.eval()(raw).numpy()
+    return float(np.mean((features @ weight.T + bias).argmax(1) == np.array(step.rows) % 2))
 
 
 LONGER = ("stages.learn_image.epochs=20", "stages.learn_image.learning_rate=0.03")
 
 
-def test_the_second_output_learns_the_kind_of_view(tmp_path, lit_by_view):
-    assert called_right(make_experiment(tmp_path, *BOTH, *LONGER)) == 1.0
-
-
-def test_kinds_are_numbered_as_their_first_views_come(tmp_path):
-    experiment = make_experiment(tmp_path, *BOTH, f"{VIEWS.partition('=')[0]}={{patches: {{6: 2, 3: 1}}}}")
-    assert experiment.reader("image").spec.views(training=True) == (
-        "whole",
-        "patch6.0",
-        "patch6.1",
-        "patch3.0",
-    )
-    assert row_kinds(experiment, image_step(experiment).stage) == [0, 1, 1, 2]
+def test_the_second_output_learns_the_column(tmp_path, lit_by_zoom):
+    assert called_right(make_experiment(tmp_path, SECOND, *LONGER, manifest=zoomed(tmp_path))) == 1.0
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.3])
@@ -136,9 +125,9 @@ def test_the_loss_is_the_sum_of_both_with_the_same_row_weights(tmp_path, monkeyp
         f"auxiliary_weight={weight}",
         "batch_size=64",
     )
-    manifest = make_manifest(tmp_path / "pictures")
+    manifest = zoomed(tmp_path, blanks=True)
     experiment = make_experiment(
-        tmp_path, *BOTH, *(f"stages.learn_image.{option}" for option in options), manifest=manifest
+        tmp_path, SECOND, *(f"stages.learn_image.{option}" for option in options), manifest=manifest
     )
     # subjects of one to three rows, one of the outcomes rarer than the other
     step = image_step(experiment, replace(FOLD, train=(0, 1, 2, 3, 6, 7, 9, 10, 12)))
@@ -155,39 +144,41 @@ def test_the_loss_is_the_sum_of_both_with_the_same_row_weights(tmp_path, monkeyp
         losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), targets]
         return losses.astype(np.float64)
 
-    names = experiment.reader("image").spec.views(training=True)
-    kinds = [0 if names[view] == "whole" else 1 for view in units.views]
-    outcomes = [int(manifest.outcomes[row] == "yes") for row in units.rows]
-    weights = np.array([row_weights(experiment, step.stage, step.rows)[int(row)] for row in units.rows])
-    assert len(set(kinds)) == len(set(outcomes)) == 2
+    rows = [int(row) for row in units.rows]
+    outcomes = [int(manifest.outcomes[row] == "yes") for row in rows]
+    weights = np.array([row_weights(experiment, step.stage, step.rows)[row] for row in rows])
+    is_known = np.array([row not in (0, 6, 12) for row in rows])
+    assert len(set(outcomes)) == 2
     assert len(set(weights)) > 3
+    assert 0 < is_known.sum() < len(rows)
     expected = (cross_entropy(classifier.layers[0], outcomes) * weights).mean()
-    expected += weight * (cross_entropy(classifier.auxiliary, kinds) * weights).mean()
+    second = cross_entropy(classifier.auxiliary, [row % 2 for row in rows])
+    expected += weight * (second * weights * is_known).mean()
     assert float(loop.loss(batch, torch.Generator())) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_second_task_of_no_weight_changes_no_bit_of_what_is_learned_or_predicted(tmp_path):
-    plain = make_experiment(tmp_path, VIEWS)
-    idle = make_experiment(tmp_path, *BOTH, "stages.learn_image.auxiliary_weight=0")
+    manifest = zoomed(tmp_path)
+    plain = make_experiment(tmp_path, manifest=manifest)
+    idle = make_experiment(tmp_path, SECOND, "stages.learn_image.auxiliary_weight=0", manifest=manifest)
     one, other = learn(plain), learn(idle)
     second = {f"image.encoder.classifier.auxiliary.{name}" for name in ("weight", "bias")}
     assert other.keys() - one.keys() == second
     assert all(torch.equal(one[name], other[name]) for name in one)
     np.testing.assert_array_equal(logits_of(plain, FOLD.test), logits_of(idle, FOLD.test))
     # and one of weight does
-    weighed = learn(make_experiment(tmp_path, *BOTH))
+    weighed = learn(make_experiment(tmp_path, SECOND, manifest=manifest))
     assert not torch.equal(one["image.encoder.layers.0.weight"], weighed["image.encoder.layers.0.weight"])
 
 
 def test_early_stopping_looks_at_the_outcome_alone(tmp_path):
-    """Evaluation sees one kind of view, and no kind that is learned."""
     experiment = make_experiment(
         tmp_path,
-        *BOTH,
-        "modalities.image.encoder.input.eval_views={whole: false, patches: {4: 1}}",
+        SECOND,
         "split.validation=0.2",
         "stages.learn_image.early_stopping=2",
         "stages.learn_image.epochs=20",
+        manifest=zoomed(tmp_path),
     )
     learn(experiment, FOLD_WITH_VALIDATION)
     artefact = experiment.store.load(image_step(experiment, FOLD_WITH_VALIDATION).address)
@@ -202,7 +193,7 @@ def test_both_tasks_share_all_but_the_last_layer(kind):
     torch.manual_seed(0)
     plain = Classifier(kind, 3, False, 2)
     torch.manual_seed(0)
-    both = Classifier(kind, 3, False, 2, n_kinds=4)
+    both = Classifier(kind, 3, False, 2, n_values=4)
     assert all(torch.equal(both.state_dict()[name], value) for name, value in plain.state_dict().items())
     features = torch.randn(5, 3)
     outcome, kinds = both.eval().both(features)
@@ -219,13 +210,34 @@ def test_both_tasks_share_all_but_the_last_layer(kind):
     assert touched == shared | {"auxiliary.weight", "auxiliary.bias"}
 
 
-def test_an_encoder_that_shows_one_kind_of_view_is_refused_before_anything_learns(tmp_path: Path):
-    """No option of toy_mean says what its views are: it is known when the encoder is built."""
-    experiment = make_experiment(tmp_path, "stages.learn_record.auxiliary=view")
-    with pytest.raises(RecipeError) as caught:
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ("zom", "the data have no column 'zom'. Did you mean 'zoom'? Known: number, picture, word, zoom."),
+        ("lens", "the column lens does not have 2 to 100 values in the training rows (old)."),
+        ("scan", "the column scan does not have 2 to 100 values in the training rows (none)."),
+    ],
+)
+def test_a_column_with_nothing_to_learn_is_refused_before_anything_learns(tmp_path, column, problem):
+    manifest = zoomed(tmp_path)
+    if column != "zom":
+        lit = pl.lit("old" if column == "lens" else None, dtype=pl.String).alias(column)
+        manifest = replace(manifest, cells=manifest.cells.with_columns(lit))
+    experiment = make_experiment(tmp_path, f"stages.learn_image.auxiliary={column}", manifest=manifest)
+    with pytest.raises(DataError) as caught:
         plan_steps(experiment, FOLD, 0)
-    assert caught.value.exit_code == 3
-    assert list(caught.value.problems) == [
-        "stages.learn_record.auxiliary: needs training views of two kinds or more, and record.encoder has "
-        "one (record). Give it views of another kind, such as patches of another side, or null here."
-    ]
+    cure = "" if column == "zom" else " Name another column, or set null."
+    assert list(caught.value.problems) == [f"stages.learn_image.auxiliary: {problem}{cure}"]
+
+
+def test_values_are_those_of_training_rows_alone(tmp_path):
+    manifest = zoomed(tmp_path)
+    values = [*manifest.cells["zoom"].to_list()]
+    values[FOLD.test[0]] = "400x"
+    cells = manifest.cells.with_columns(pl.Series("zoom", values, dtype=pl.String))
+    experiment = make_experiment(tmp_path, SECOND, manifest=replace(manifest, cells=cells))
+    assert learn(experiment)["image.encoder.classifier.auxiliary.weight"].shape[0] == 2
+    assert (
+        image_step(experiment).address
+        == image_step(make_experiment(tmp_path, SECOND, manifest=manifest)).address
+    )

@@ -222,25 +222,11 @@ def image_problems(*overrides):
     return [problem.partition("': ")[2] for problem in caught.value.problems]
 
 
-@pytest.mark.parametrize(
-    ("views", "kind"),
-    [("{}", "whole"), ("{whole: false, patches: {6: 3}}", "patch6"), ("{patches: {6: 0}}", "whole")],
-)
-def test_one_kind_of_views_has_no_kind_to_learn(views, kind):
-    views = f"modalities.image.encoder.input.views={views}"
-    assert image_problems("stages.learn_image.auxiliary=view", views) == [
-        f"stages.learn_image.auxiliary: needs training views of two kinds or more, and image.encoder has one ({kind}). Give it views of another kind, such as patches of another side, or null here."
-    ]
-
-
 def test_a_weight_needs_a_second_task_and_is_a_sensible_number():
     assert image_problems("stages.learn_image.auxiliary_weight=0.5") == [
-        "stages.learn_image.auxiliary_weight: there is no second task to weigh (0.5). Set auxiliary: view, or leave it out."
+        "stages.learn_image.auxiliary_weight: there is no second task to weigh (0.5). Name its column in `auxiliary`, or leave the weight out."
     ]
-    both = (
-        "stages.learn_image.auxiliary=view",
-        "modalities.image.encoder.input.views={patches: {6: 1}}",
-    )
+    both = ("stages.learn_image.auxiliary=word",)
     toy_images.load(*both, "stages.learn_image.auxiliary_weight=0")
     key = "stages.learn_image.auxiliary_weight"
     assert image_problems(*both, f"{key}=-0.1") == [f"{key}: must be at least 0 (-0.1)."]
@@ -251,7 +237,7 @@ def test_a_weight_needs_a_second_task_and_is_a_sensible_number():
 
 
 def test_a_second_task_is_reported_with_all_other_problems():
-    found = image_problems("stages.learn_image.auxiliary=view", "head.bias=3", "stages.fuse.epochs=0")
+    found = image_problems("stages.learn_image.auxiliary_weight=2", "head.bias=3", "stages.fuse.epochs=0")
     assert len(found) == 3
 
 

@@ -87,7 +87,9 @@ class ImageInput:
 
     def views(self, *, training: bool) -> tuple[str, ...]:
         """Returns `whole` and, for each patch, `patch<side>.<index>`."""
-        return (self.options.views if training else self.options.eval_views).names()
+        views = self.options.views if training else self.options.eval_views
+        patches = (f"patch{side}.{index}" for side, count in views.patches.items() for index in range(count))
+        return (("whole",) if views.whole else ()) + tuple(patches)
 
     def is_random(self, *, training: bool) -> bool:
         """Whether views are augmented; a patch's place is not random, it follows from the image's content."""

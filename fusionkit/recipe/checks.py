@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from fusionkit.errors import suggest
@@ -24,7 +24,7 @@ from fusionkit.recipe.schema import (
 )
 from fusionkit.recipe.shape import TreePath, show
 from fusionkit.registry import Registry
-from fusionkit.specs import EncoderSpec, HeadSpec, ImageOptions, Learns, RaiserSpec, view_kind
+from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec
 
 Parts = Mapping[str, PartPlan | None]
 FITTED = ("closed_form", "self_supervised")
@@ -193,32 +193,15 @@ def _advice(part: str, plan: PartPlan) -> str:
     return f"Add a stage with `train: [head, {part}]`."
 
 
-def check_auxiliary(stages: Mapping[int, Stage], parts: Parts, findings: Findings) -> None:
-    """Checks that a second task has something to learn, as far as options say; and that a weight has one."""
+def check_auxiliary(stages: Mapping[int, Stage], findings: Findings) -> None:
+    """Checks that a weight of a second task has one."""
     for index, stage in stages.items():
-        if not isinstance(stage, PretrainStage):
-            continue
-        if stage.auxiliary is None and stage.auxiliary_weight != 1:
+        if isinstance(stage, PretrainStage) and stage.auxiliary is None and stage.auxiliary_weight != 1:
             findings.add(
                 ("stages", index, "auxiliary_weight"),
                 f"there is no second task to weigh ({stage.auxiliary_weight:g}). "
-                "Set auxiliary: view, or leave it out.",
+                "Name its column in `auxiliary`, or leave the weight out.",
             )
-        images = getattr(getattr(parts.get(stage.pretrain), "config", None), "input", None)
-        views = images.views.names() if isinstance(images, ImageOptions) else ()
-        if sentence := wrong_views(stage, views):
-            findings.add(("stages", index, "auxiliary"), sentence)
-
-
-def wrong_views(stage: PretrainStage, views: Sequence[str]) -> str:
-    """Returns what is wrong with training views for a stage's second task, or nothing; none are unknown."""
-    kinds = dict.fromkeys(map(view_kind, views))
-    if stage.auxiliary is None or len(kinds) != 1:
-        return ""
-    return (
-        f"needs training views of two kinds or more, and {stage.pretrain} has one ({', '.join(kinds)}). "
-        "Give it views of another kind, such as patches of another side, or null here."
-    )
 
 
 def check_missing(parts: Parts, registry: Registry, findings: Findings) -> None:

@@ -180,7 +180,7 @@ def _load(
     checks.check_blanking(tree, findings)
     stages = _read_stages(shape.tree)
     checks.check_stages(stages, plans, findings)
-    checks.check_auxiliary(stages, plans, findings)
+    checks.check_auxiliary(stages, findings)
     if shape.recipe is not None:
         is_scaled = any(node.standardize for node in shape.recipe.modalities.values())
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)

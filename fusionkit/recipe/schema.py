@@ -171,9 +171,9 @@ class PretrainStage(SupervisedOptions):
     """The encoder's part path, such as image.encoder."""
     classifier: Literal["linear", "vgg"] = "linear"
     """linear: on pooled features; vgg: VGG's own 4096-4096 on unpooled ones."""
-    auxiliary: Literal["view"] | None = None
-    """view: an output of its own also learns which kind of training view it sees, such as a picture's
-    magnification; early stopping and predictions look at the outcome alone. null: no second task."""
+    auxiliary: str | None = Field(None, min_length=1)
+    """A column of the data: an output of its own also learns its values, such as a picture's magnification,
+    and only the outcome's answers. null: no second task."""
     auxiliary_weight: float = Field(1.0, ge=0, le=1e6)
     """What the second task's loss is multiplied by before it is added to the outcome's; needs `auxiliary`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d, cross_entropy
 
 from fusionkit.data.batches import Units, make_units
-from fusionkit.errors import PluginError, RecipeError
+from fusionkit.errors import DataError, PluginError
 from fusionkit.model import calling, check_features, describe, seed_of, to_fp32
-from fusionkit.recipe.checks import wrong_views
 from fusionkit.recipe.schema import PretrainStage
-from fusionkit.specs import view_kind
 from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.features import ensure_features, fill_up
 from fusionkit.training.supervised import Result, Supervised
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from fusionkit.training.stages import Step
 
 VGG_POOL, VGG_WIDTH = 7, 4096
+MAX_VALUES = 100
+"""Most values of a second task's column: beyond, it is a number or an id, and no class."""
 
 
 class Classifier(nn.Module):
@@ -36,10 +36,10 @@ class Classifier(nn.Module):
         dim: Width of the features (channels, where they are (n, c, h, w)).
         is_spatial: Whether they are (n, c, h, w).
         output_dim: Number of classes.
-        n_kinds: Number of classes of the second task, which shares all but the last layer; 0 for none.
+        n_values: Number of classes of the second task, which shares all but the last layer; 0 for none.
     """
 
-    def __init__(self, kind: str, dim: int, is_spatial: bool, output_dim: int, n_kinds: int = 0) -> None:
+    def __init__(self, kind: str, dim: int, is_spatial: bool, output_dim: int, n_values: int = 0) -> None:
         super().__init__()
         self.kind = kind
         if kind == "linear":
@@ -56,15 +56,15 @@ class Classifier(nn.Module):
                 nn.Linear(VGG_WIDTH, output_dim),
             )
         # last, so that the other layers start as they would without it
-        if n_kinds:
-            self.auxiliary = nn.Linear(dim if kind == "linear" else VGG_WIDTH, n_kinds)
+        if n_values:
+            self.auxiliary = nn.Linear(dim if kind == "linear" else VGG_WIDTH, n_values)
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (n, c, h, w) or (n, d) to the outcome's logits (n, output_dim)."""
         return cast(Tensor, self.layers[-1](self._hidden(features)))
 
     def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (n, c, h, w) or (n, d) to the logits of both tasks, (n, output_dim) and (n, n_kinds)."""
+        """Maps (n, c, h, w) or (n, d) to the logits of both tasks, (n, output_dim) and (n, n_values)."""
         hidden = self._hidden(features)
         return self.layers[-1](hidden), self.auxiliary(hidden)
 
@@ -77,8 +77,10 @@ class Classifier(nn.Module):
         return cast(Tensor, self.layers[:-1](features.flatten(1)))
 
 
-def build_classifier(experiment: Experiment, stage: PretrainStage, encoder: Any, seed: int) -> Classifier:
-    """Builds a stage's temporary classifier in its initial state."""
+def build_classifier(
+    experiment: Experiment, stage: PretrainStage, encoder: Any, seed: int, n_values: int = 0
+) -> Classifier:
+    """Builds a stage's temporary classifier in its initial state; what predicts needs no second output."""
     dim = getattr(encoder, "pretraining_dim", encoder.output_dim)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "init", f"{stage.pretrain}.classifier"))
@@ -87,26 +89,39 @@ def build_classifier(experiment: Experiment, stage: PretrainStage, encoder: Any,
             dim,
             hasattr(encoder, "pretraining_features"),
             experiment.task.output_dim,
-            len(set(row_kinds(experiment, stage))),
+            n_values,
         )
     classifier.eval().requires_grad_(False)
     return cast(Classifier, experiment.device.place(classifier))
 
 
-def row_kinds(experiment: Experiment, stage: PretrainStage) -> list[int]:
-    """Returns each training view's kind, numbered as they come, (n views); empty without a second task."""
+def auxiliary_values(
+    experiment: Experiment, stage: PretrainStage, rows: Sequence[int]
+) -> Mapping[int, str | None]:
+    """Returns the value of the second task's column in each row, None where it is missing; empty without one.
+
+    Raises:
+        DataError: There is no such column, or it has nothing to tell apart in these rows.
+    """
     if stage.auxiliary is None:
-        return []
-    views = experiment.reader(stage.pretrain.split(".")[0]).spec.views(training=True)
-    kinds = list(dict.fromkeys(map(view_kind, views)))
-    return [kinds.index(view_kind(view)) for view in views]
+        return {}
+    where, manifest = f"stages.{stage.name}.auxiliary", experiment.manifest
+    manifest.require_columns([stage.auxiliary], where)
+    cells = {int(row): manifest.cells_of(row, [stage.auxiliary])[stage.auxiliary] for row in rows}
+    found = {row: None if cell is None else str(cell) for row, cell in cells.items()}
+    known = known_values(found)
+    if not 2 <= len(known) <= MAX_VALUES:
+        given = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "") or "none"
+        raise DataError(
+            f"{where}: the column {stage.auxiliary} does not have 2 to {MAX_VALUES} values in the training "
+            f"rows ({given}). Name another column, or set null."
+        )
+    return found
 
 
-def check_views(experiment: Experiment, stage: PretrainStage) -> None:
-    """Raises RecipeError where the views of a built encoder leave a second task nothing to learn."""
-    views = experiment.reader(stage.pretrain.split(".")[0]).spec.views(training=True)
-    if sentence := wrong_views(stage, views):
-        raise RecipeError(f"stages.{stage.name}.auxiliary: {sentence}")
+def known_values(found: Mapping[int, str | None]) -> list[str]:
+    """Returns the values of a second task in the order of its output."""
+    return sorted({value for value in found.values() if value is not None})
 
 
 def pretraining_logits(
@@ -148,20 +163,23 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
     modality = path.split(".")[0]
     reader = experiment.reader(modality)
     encoder = experiment.fresh(path, step.used[path])
-    classifier = build_classifier(experiment, stage, encoder, step.used[path].seed)
+    values = auxiliary_values(experiment, stage, step.rows)
+    code_of = {
+        value: code for code, value in enumerate(sorted({v for v in values.values() if v is not None}))
+    }
+    classifier = build_classifier(experiment, stage, encoder, step.used[path].seed, len(code_of))
 
     def find(raw: Any) -> tuple[str, NDArray[Any]] | None:
         with torch.no_grad():
             is_bad = ~torch.isfinite(pretraining_features(modality, encoder, raw)).flatten(1).all(1)
         return (path, is_bad.nonzero().squeeze(1).cpu().numpy()) if bool(is_bad.any()) else None
 
-    kinds = np.array(row_kinds(experiment, stage), dtype=np.int64)
-
     def loss_of_both(units: Units, raw: Any, targets: Tensor, weights: Tensor) -> Tensor:
         with _precision(experiment, modality):
-            outcome, kind = classifier.both(pretraining_features(modality, encoder, raw))
-        kind_targets = torch.from_numpy(kinds[units.views]).to(targets.device)
-        losses = cross_entropy(kind.float(), kind_targets, reduction="none")
+            outcome, auxiliary = classifier.both(pretraining_features(modality, encoder, raw))
+        codes = torch.tensor([code_of.get(values[int(row)] or "", -1) for row in units.rows])
+        # a row whose value is missing has a loss of zero here
+        losses = cross_entropy(auxiliary.float(), codes.to(targets.device), reduction="none", ignore_index=-1)
         loss = experiment.task.loss(outcome.float(), targets, weights)
         return loss + stage.auxiliary_weight * (losses * weights).mean()
 

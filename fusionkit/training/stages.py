@@ -23,7 +23,7 @@ from fusionkit.store import FORMAT, Artefact, address_of
 from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
 from fusionkit.training.joined import head_inputs, head_samples, head_units
 from fusionkit.training.memory import take_rows
-from fusionkit.training.pretrain import check_views, run_pretrain
+from fusionkit.training.pretrain import auxiliary_values, run_pretrain
 from fusionkit.training.supervised import run_train
 from fusionkit.training.train import LOOP_VERSION, Loop, delete_checkpoint, run_loop
 
@@ -92,7 +92,6 @@ class _Planner:
                 self._tell_skipped(path, stage)
                 self._add_fit(path, stage)
         elif isinstance(stage, PretrainStage):
-            check_views(self.experiment, stage)
             modality = stage.pretrain.split(".")[0]
             rows, validation = (
                 self._rows([modality], rows) for rows in (self.fold.train, self.fold.validation)
@@ -209,8 +208,11 @@ def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
     """Returns all that determines a step's result; its sha256 is the address."""
     modalities = sorted({path.split(".")[0] for path in step.used} - {"head"})
     is_closed_form = step.verb == "fit" and experiment.factory.learns(step.learned[0]) == "closed_form"
-    left_out = {"name", "fit", "train", "pretrain"}
-    if getattr(step.stage, "auxiliary", None) is None:  # such a stage's address is older than the option
+    left_out, second = {"name", "fit", "train", "pretrain"}, {}
+    if isinstance(step.stage, PretrainStage) and step.stage.auxiliary is not None:
+        values = auxiliary_values(experiment, step.stage, step.rows)
+        second = {"auxiliary": address_of(list(values.values()))}
+    else:  # such a stage's address is older than the option
         left_out |= {"auxiliary", "auxiliary_weight"}
     options = {} if is_closed_form else step.stage.model_dump(mode="json", exclude=left_out)
     readers = {name: experiment.reader(name) for name in modalities}
@@ -233,6 +235,7 @@ def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
         "validation": _digest_rows(experiment, step.validation, modalities),
         "task": experiment.task.identity(),
         "seed": step.seed,
+        **second,
         **experiment.device.identity(),
     }
 
