@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusionkit.errors import shorten
-from fusionkit.evaluation.compare import METRICS, Repetition, Row, compare, judge_row, row_entry
+from fusionkit.evaluation.compare import Repetition, Row, compare, judge_row, row_entry
 from fusionkit.evaluation.figures import draw_curves, draw_roc, draw_rows
 from fusionkit.evaluation.metrics import LABELS
-from fusionkit.evaluation.report import ENOUGH, LEAKAGE, SIMULATED
+from fusionkit.evaluation.report import LEAKAGE, SIMULATED, few_subjects
 from fusionkit.evaluation.roc import roc_curve
 from fusionkit.learned import json_bytes
 from fusionkit.recipe.load import dump_yaml
@@ -26,6 +22,7 @@ from fusionkit.run import write_environment
 from fusionkit.run_folder import hidden_until_whole, make_run_folder, point_latest
 from fusionkit.store import write_atomic
 from fusionkit.sweep import Experiments
+from fusionkit.sweep_tables import row_name, table_csv, table_markdown
 
 NO_CURVE = 0.0
 """The only rate of a sweep without `curve`: nothing is blanked."""
@@ -73,7 +70,7 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
     warnings = [SIMULATED] if is_simulated else []
     leaking = list(dict.fromkeys(row["name"] for row in rows if row["unit"] == "sample"))
     warnings += [f"{LEAKAGE} Rows: {', '.join(leaking)}."] if leaking else []
-    warnings += _notes(loaded, rows)
+    warnings += _few_subjects(loaded, done, variants) + _notes(loaded, rows, failed)
     warnings += dict.fromkeys(text for result in results for text in result.warnings)
     return SweepTable(
         {
@@ -82,6 +79,7 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
             "simulated": is_simulated,
             "metric": sweep.metric,
             "reference": sweep.reference,
+            "references": sweep.references(),
             "curve": sweep.curve,
             "seeds": list(sweep.seeds) or sorted({task.seed for task in loaded.tasks}),
             "overrides": list(loaded.overrides),
@@ -102,26 +100,35 @@ def _unit(loaded: LoadedSweep, variant: VariantNode) -> str:
     return str(getattr(recipe.split, "unit", "subject"))
 
 
-def _notes(loaded: LoadedSweep, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Says where few subjects were tested, and where a comparison is not of all that a row tested."""
-    notes = []
-    fewest = min((row["n_subjects"] for row in rows), default=0)
-    if fewest < 2 * ENOUGH:
-        notes.append(
-            f"Few subjects were tested ({fewest} in the smallest row): these figures are uncertain, and a "
-            "difference that exists can easily be missed."
-        )
+def _few_subjects(loaded: LoadedSweep, done: Experiments, variants: Sequence[VariantNode]) -> list[str]:
+    """Returns a run's warning of few subjects, for the row with the fewest."""
+    counts = []
+    for variant in variants:
+        repetitions = _repetitions(loaded, done, variant, NO_CURVE)
+        tested = {s for one in repetitions for fold in one.folds for s in fold.test.subjects}
+        codes = [repetitions[0].outcomes.get(subject) for subject in tested]
+        classes = loaded.tasks[0].loaded.source.classes
+        counts.append({name: codes.count(code) for code, name in enumerate(classes)})
+    return few_subjects(min(counts, key=lambda found: min(found.values()))) if counts else []
+
+
+def _notes(loaded: LoadedSweep, rows: Sequence[Mapping[str, Any]], failed: Mapping[str, Any]) -> list[str]:
+    """Says where a comparison is lacking, and where it is not of all that a row tested."""
+    wanted = loaded.sweep.references()
+    lacking = sorted({other for name, other in wanted.items() if other in failed and name not in failed})
+    notes = [f"Nothing is compared with {other}, which failed." for other in lacking]
     sources = {t.variant.name: (t.loaded.source_plan.use, t.loaded.source_plan.options) for t in loaded.tasks}
     for row in rows:
-        difference, reference = row["difference"], loaded.sweep.reference
+        difference = row["difference"]
         if difference is None:
             continue
+        reference = difference["reference"]
         if difference["n_subjects"] < row["n_subjects"]:
             notes.append(
                 f"{row['name']}: compared with {reference} on {difference['n_subjects']} common subjects, "
                 f"and tested on {row['n_subjects']}."
             )
-        elif sources[row["name"]] != sources[str(reference)]:
+        if sources[row["name"]] != sources[reference]:
             notes.append(
                 f"{row['name']}: its source has other options than that of {reference}; subjects of one id "
                 "are taken for the same."
@@ -163,7 +170,7 @@ def _compare(
         {variant.name: _repetitions(loaded, done, variant, rate) for variant in variants},
         next(iter(done.results.values())).classes,
         loaded.sweep.metric,
-        loaded.sweep.reference,
+        loaded.sweep.references(),
         resamples=evaluation.resamples,
         interval=evaluation.interval,
         seed=loaded.tasks[0].loaded.recipe.seed,
@@ -176,11 +183,6 @@ def _entry(row: Row, variant: VariantNode, rate: float | None, *, unit: str) -> 
     return {"name": entry.pop("name"), **more, "model": variant.model, "paper": dict(variant.paper), **entry}
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    """Returns a row's name as tables and figures show it; leakage is never without its word."""
-    return f"{row['name']} (LEAKAGE)" if row["unit"] == "sample" else str(row["name"])
-
-
 def _draw(
     loaded: LoadedSweep,
     done: Experiments,
@@ -190,22 +192,24 @@ def _draw(
     is_simulated: bool,
 ) -> dict[str, bytes]:
     sweep = loaded.sweep
+    shown = {row["name"]: row_name(row) for row in rows}
     title = f"{sweep.name}: {LABELS[sweep.metric]} by subject" + (" (SIMULATED DATA)" if is_simulated else "")
     if sweep.curve is not None:
         curves = {
-            variant.name: [
+            shown[variant.name]: [
                 (row["missing"], row["subject"][sweep.metric]) for row in rows if row["name"] == variant.name
             ]
             for variant in variants
         }
         figures = {"figure.png": draw_curves(curves, sweep.metric, f"share of {sweep.curve} blanked", title)}
     else:
-        named = [{**row, "name": _name(row)} for row in rows]
+        named = [{**row, "name": row_name(row)} for row in rows]
         figures = {"figure.png": draw_rows(named, sweep.metric, title)}
     classes = loaded.tasks[0].loaded.source.classes
     if sweep.roc and len(classes) == 2:
         judged = {
-            each.name: judge_row(_repetitions(loaded, done, each, NO_CURVE), classes) for each in variants
+            shown[each.name]: judge_row(_repetitions(loaded, done, each, NO_CURVE), classes)
+            for each in variants
         }
         evaluation = loaded.tasks[0].loaded.recipe.evaluation
         found = {
@@ -245,124 +249,3 @@ def write_table(folder: Path, table: SweepTable) -> None:
     for name, image in table.figures.items():
         write_atomic(folder / name, image)
     write_atomic(folder / "table.md", table_markdown(table.entry).encode())
-
-
-def table_csv(entry: Mapping[str, Any]) -> str:
-    """Returns the table as CSV: a row per row, a column per figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    ends = ("value", "low", "high")
-    head = ["row", "missing", "simulated", "split_unit", "n_subjects", "n_seeds", "n_folds"]
-    for metric in METRICS:
-        head += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_pooled"]
-        head += [f"{metric}_sd_seeds", f"{metric}_sd_folds", f"{metric}_paper"]
-    compared = ["difference", "difference_low", "difference_high", "p", "p_holm"]
-    writer.writerow([*head, *compared])
-    for row in entry["rows"]:
-        cells = [row["name"], row.get("missing"), str(entry["simulated"]).lower(), row["unit"]]
-        cells += [row["n_subjects"], row["n_seeds"], row["n_folds"]]
-        for metric in METRICS:
-            cells += [row["subject"][metric][end] for end in ends]
-            cells += [row["pooled"][metric]["value"], row["sd_seeds"][metric], row["sd_folds"][metric]]
-            cells.append(row["paper"].get(metric))
-        difference = row["difference"] or {}
-        cells += [difference.get(key) for key in (*ends, "p", "p_holm")]
-        writer.writerow(["" if cell is None else cell for cell in cells])
-    return text.getvalue()
-
-
-def table_markdown(entry: Mapping[str, Any]) -> str:
-    """Returns the table as Markdown, for people."""
-    main = entry["metric"]
-    shown = [main, "roc_auc" if main != "roc_auc" else "accuracy"]
-    has_paper = any(row["paper"] for row in entry["rows"])
-    lines = [f"# {entry['sweep']}", ""]
-    lines += [f"**{SIMULATED}**", ""] if entry["simulated"] else []
-    lines += [entry["description"], ""] if entry["description"] else []
-    head = ["row", *(["missing"] if entry["curve"] else []), *(LABELS[metric] for metric in shown)]
-    head += [f"{LABELS[metric]}, the paper" for metric in shown if has_paper and _has_paper(entry, metric)]
-    head += ["sd over seeds", "sd over folds"]
-    head += [f"{LABELS[main]} minus {entry['reference']}", "p (Holm)"] if entry["reference"] else []
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(_cells(row, entry, shown)) + " |" for row in entry["rows"]]
-    lines += [f"| {name} | failed: {problems[0]} |" for name, problems in entry["failed"].items()]
-    lines += ["", *_legend(entry)]
-    return "\n".join(lines) + "\n"
-
-
-def table_text(entry: Mapping[str, Any], width: int = 80) -> str:
-    """Returns the table as plain text for the terminal: the metric that is compared, and differences."""
-    metric = entry["metric"]
-    lines = [SIMULATED] if entry["simulated"] else []
-    names = [_text_name(row) for row in entry["rows"]]
-    indent = min(max([len(name) for name in names] + [4]) + 2, width - 44)
-    head = [
-        "row".ljust(indent),
-        LABELS[metric].ljust(19),
-        "paper".ljust(7) if _has_paper(entry, metric) else "",
-    ]
-    lines.append("".join(head) + (f"minus {entry['reference']}" if entry["reference"] else ""))
-    for name, row in zip(names, entry["rows"], strict=True):
-        cells = [shorten(name, indent - 1).ljust(indent), _short(row["subject"][metric]).ljust(19)]
-        cells.append(_number(row["paper"].get(metric)).ljust(7) if _has_paper(entry, metric) else "")
-        lines.append("".join([*cells, _short(row["difference"], "+") if row["difference"] else ""]).rstrip())
-    lines += [f"{name}: failed" for name in entry["failed"]]
-    lines += ["", *(textwrap.fill(text, width, subsequent_indent="  ") for text in _legend(entry))]
-    return "\n".join(lines)
-
-
-def _text_name(row: Mapping[str, Any]) -> str:
-    return f"{_name(row)}, missing {row['missing']:g}" if "missing" in row else _name(row)
-
-
-def _short(estimate: Mapping[str, Any], sign: str = "") -> str:
-    if estimate["value"] is None or estimate["low"] is None:
-        return "none"
-    ends = (f"{estimate[end]:{sign}.2f}".replace("0.", ".", 1) for end in ("low", "high"))
-    return f"{estimate['value']:{sign}.3f} {'-'.join(ends) if not sign else ' to '.join(ends)}"
-
-
-def _has_paper(entry: Mapping[str, Any], metric: str) -> bool:
-    return any(metric in row["paper"] for row in entry["rows"])
-
-
-def _cells(row: Mapping[str, Any], entry: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
-    main = entry["metric"]
-    cells = [_name(row), *([f"{row['missing']:g}"] if entry["curve"] else [])]
-    cells += [_estimate(row["subject"][metric]) for metric in shown]
-    cells += [_number(row["paper"].get(metric)) for metric in shown if _has_paper(entry, metric)]
-    cells += [_number(row["sd_seeds"][main]), _number(row["sd_folds"][main])]
-    if entry["reference"]:
-        difference = row["difference"]
-        cells += ["", ""] if difference is None else [_estimate(difference, "+"), _p(difference["p_holm"])]
-    return [cell.replace("|", "\\|") for cell in cells]
-
-
-def _estimate(estimate: Mapping[str, Any], sign: str = "") -> str:
-    if estimate["value"] is None:
-        return str(estimate.get("reason", "none"))
-    if estimate["low"] is None:
-        return format(estimate["value"], f"{sign}.3f")
-    return f"{estimate['value']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< .001" if value < 0.001 else f"{value:.3f}"
-
-
-def _legend(entry: Mapping[str, Any]) -> list[str]:
-    seeds = ", ".join(map(str, entry["seeds"]))
-    lines = [
-        f"By subject: mean over folds and seeds ({seeds}), in brackets the {100 * entry['interval']:g} % "
-        f"interval from {entry['resamples']} resamples of subjects."
-    ]
-    if entry["reference"]:
-        lines.append(
-            f"Differences are paired on common subjects; p after Holm's correction for all comparisons with "
-            f"{entry['reference']}" + (" at one missing rate." if entry["curve"] else ".")
-        )
-    return [*lines, *(f"- {warning}" for warning in entry["warnings"] if warning != SIMULATED)]

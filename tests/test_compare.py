@@ -35,8 +35,9 @@ def repetition(shift: float, seed: int, n_folds: int = 1) -> Repetition:
     return Repetition(folds, OUTCOMES, EvaluationNode())
 
 
-def compare_rows(rows, reference=None, metric="roc_auc", resamples=400):
-    found = compare(rows, CLASSES, metric, reference, resamples=resamples, interval=0.95)
+def compare_rows(rows, reference=None, metric="roc_auc", resamples=400, against=()):
+    references = {name: reference for name in rows if reference and name != reference} | dict(against)
+    found = compare(rows, CLASSES, metric, references, resamples=resamples, interval=0.95)
     return {row.name: row for row in found}
 
 
@@ -93,6 +94,19 @@ def test_p_values_of_differences_are_corrected_for_all_comparisons_at_once():
     found = compare_rows(rows, reference="row0")
     raw = [found[f"row{i}"].p_uncorrected for i in range(1, 5)]
     assert [found[f"row{i}"].difference.p_value for i in range(1, 5)] == holm(raw)
+
+
+def test_a_row_may_be_compared_with_another_than_the_others_in_one_family():
+    rows = {f"row{i}": [repetition(1 + 0.3 * i, i)] for i in range(4)}
+    found = compare_rows(rows, reference="row0", against={"row3": "row2", "row0": "row1", "row1": "gone"})
+    references = {name: row.reference for name, row in found.items()}
+    assert references == {"row0": "row1", "row1": None, "row2": "row0", "row3": "row2"}
+    each = {name: values(one[0], "roc_auc")[0] for name, one in rows.items()}
+    for name, other in references.items():
+        if other is not None:
+            assert found[name].difference.value == pytest.approx(each[name] - each[other])
+    compared = [row for row in found.values() if row.reference]
+    assert [row.difference.p_value for row in compared] == holm([row.p_uncorrected for row in compared])
 
 
 def test_under_no_difference_p_values_are_seldom_small():

@@ -107,14 +107,18 @@ def test_all_of_a_files_mistakes_are_said_at_once(folder, toy_registry):
 def test_names_seeds_and_references_are_checked(folder, toy_registry):
     text = (
         "name: widths\nseeds: [1, 1]\nreference: wode\nvariants:\n  - {name: wide, overrides: {seed: 3}}\n"
-        "  - {name: wide, base: toy.yaml}\n"
+        "  - {name: wide, base: toy.yaml}\n  - {name: narrow, base: toy.yaml, against: narow}\n"
+        "  - {name: self, base: toy.yaml, against: self}\n"
     )
     assert problems_of(folder, toy_registry, text) == [
         "sweep.yaml:2: seeds: a seed is named twice ([1, 1]). Name each once.",
-        "sweep.yaml:3: reference: no such variant ('wode'). Did you mean 'wide'? Known: wide.",
+        "sweep.yaml:3: reference: no such variant ('wode'). Did you mean 'wide'? Known: narrow, self, wide.",
         "sweep.yaml:5: variants[0]: there is no recipe to change. Give it, or the sweep, a `base`.",
         "sweep.yaml:5: variants[0].overrides.seed: the sweep's `seeds` set it. Leave one of them out.",
         "sweep.yaml:6: variants[1].name: there are two variants of this name ('wide').",
+        "sweep.yaml:7: variants[2].against: no such variant ('narow'). Did you mean 'narrow'? Known: narrow, self, "
+        "wide.",
+        "sweep.yaml:8: variants[3].against: a variant is not compared with itself ('self'). Name another.",
     ]
 
 

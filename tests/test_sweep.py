@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 import signal
@@ -23,6 +25,7 @@ from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import Experiments, Worker, digest_rows, result_address, run_experiments
 from fusionkit.sweep_report import build_table, label_of
+from fusionkit.sweep_tables import table_csv, table_markdown, table_text
 
 EXTRA = [argument for argument in TOYS if argument != "-p"]
 SWEEP = """\
@@ -74,6 +77,34 @@ def test_an_experiment_predicts_what_its_recipe_alone_predicts(folder):
 
 def values(report: Any) -> float:
     return float(report["models"]["fused"]["subject"]["accuracy"]["value"])
+
+
+def test_a_row_says_what_it_is_compared_with(folder):
+    text = SWEEP.replace("name: words only,", "name: words only, against: wide,")
+    (folder / "sweep.yaml").write_text(text)
+    entry = build_table(*sweep(folder)).entry
+    compared = {row["name"]: (row["difference"] or {}).get("reference") for row in entry["rows"]}
+    assert compared == {"narrow": None, "wide": "narrow", "words only": "wide"}
+    lines = table_markdown(entry).splitlines()
+    assert "accuracy minus narrow" in lines[4]
+    ends = {line.split(" | ")[0]: line for line in lines[6:9]}
+    assert "(wide)" in ends["| words only"]
+    assert "(narrow)" not in ends["| wide"]
+    assert "Compared otherwise: words only with wide." in table_text(entry).replace("\n  ", " ")
+    [head, *rows] = csv.reader(io.StringIO(table_csv(entry)))
+    assert [row[head.index("compared_with")] for row in rows] == ["", "narrow", "wide"]
+
+
+def test_the_least_p_value_that_so_many_resamples_give_is_marked(folder):
+    entry = json.loads(table(folder))
+    for row in entry["rows"]:
+        if row["difference"]:
+            row["difference"] |= {"p": 2 / 101, "p_holm": 4 / 101}
+    assert table_markdown(entry).count("≤ 0.040 |") == 2
+    for row in entry["rows"]:
+        if row["difference"]:
+            row["difference"] |= {"p": 3 / 101, "p_holm": 4 / 101}
+    assert "≤" not in table_markdown(entry)
 
 
 def test_what_is_stored_is_not_computed_again_and_gives_the_same_table(folder):

@@ -40,7 +40,8 @@ def run(
     registry = context.obj.registry
     loaded = load_sweep(sweep, registry, overrides or [], data_root=data_root)
     from fusionkit.sweep import pinned, run_experiments
-    from fusionkit.sweep_report import build_table, check_writable, label_of, table_text, write_sweep
+    from fusionkit.sweep_report import build_table, check_writable, label_of, write_sweep
+    from fusionkit.sweep_tables import table_text
 
     loaded = pinned(loaded, jobs)
     places = make_places(data_root, store, runs)
@@ -64,5 +65,5 @@ def run(
 def _raise_failures(done: Experiments) -> None:
     """Raises the first failure's error with the problems of all; the table is there for the others."""
     if done.failures:
-        worst = next(iter(done.failures.values()))
-        raise type(worst)([f"{label}: {text}" for label, e in done.failures.items() for text in e.problems])
+        first = next(iter(done.failures.values()))
+        raise type(first)([f"{label}: {text}" for label, e in done.failures.items() for text in e.problems])

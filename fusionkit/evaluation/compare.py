@@ -48,6 +48,7 @@ class Row:
         difference: Row minus reference, paired; its p_value after Holm's correction.
         p_uncorrected: The p-value before the correction.
         n_compared: How many subjects row and reference have in common.
+        reference: The row that it is compared with.
     """
 
     name: str
@@ -59,13 +60,14 @@ class Row:
     difference: Estimate | None = None
     p_uncorrected: float | None = None
     n_compared: int | None = None
+    reference: str | None = None
 
 
 def compare(
     rows: Mapping[str, Sequence[Repetition]],
     classes: Sequence[str],
     metric: str,
-    reference: str | None,
+    references: Mapping[str, str],
     *,
     resamples: int,
     interval: float,
@@ -77,8 +79,8 @@ def compare(
         rows: Name -> what it says with each seed.
         classes: Class names; the last one is the positive class.
         metric: What differences are of.
-        reference: The row that others are compared with, on common subjects; None, or a row that is not
-            there, for no comparison.
+        references: Row -> the one that it is compared with, on common subjects; rows that are not there are
+            left out. All comparisons are one family of Holm's.
         resamples: How many resamples of subjects.
         interval: Coverage, such as 0.95.
         seed: Of the resamples.
@@ -88,7 +90,7 @@ def compare(
         {name: [fold for folds in seeds for fold in folds] for name, seeds in judged.items()},
         classes,
         metrics=METRICS,
-        reference=reference,
+        against=references,
         compared=(metric,),
         resamples=resamples,
         interval=interval,
@@ -107,6 +109,7 @@ def compare(
                 n_compared=intervals.differences[name].n_subjects if difference is not None else None,
                 difference=None if difference is None else _turn(difference),
                 p_uncorrected=None if difference is None else difference.p_value,
+                reference=None if difference is None else references[name],
             )
         )
     return _correct(found)
@@ -165,7 +168,7 @@ def _values(fold: FoldSubjects) -> Mapping[str, float | None]:
 
 
 def _correct(rows: Sequence[Row]) -> list[Row]:
-    """Corrects the p-values of all comparisons with the reference for their number."""
+    """Corrects the p-values of all comparisons for their number."""
     compared = [row for row in rows if row.p_uncorrected is not None]
     corrected = dict(
         zip(
@@ -207,7 +210,8 @@ def row_entry(row: Row) -> dict[str, Any]:
 
     difference = entry(row.difference)
     if difference is not None and row.difference is not None:
-        difference |= {"n_subjects": row.n_compared, "p": row.p_uncorrected, "p_holm": row.difference.p_value}
+        difference |= {"reference": row.reference, "n_subjects": row.n_compared}
+        difference |= {"p": row.p_uncorrected, "p_holm": row.difference.p_value}
     return {
         "name": row.name,
         "n_subjects": row.scores.n_subjects,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Intervals:
-    """What `bootstrap` returns: scores by model, and the reference's minus each other's, by the other."""
+    """What `bootstrap` returns: scores by model, and what a model is compared with minus it, by model."""
 
     models: Mapping[str, Scores]
     differences: Mapping[str, Scores]
@@ -95,7 +96,7 @@ def bootstrap(
     classes: Sequence[str],
     *,
     metrics: Sequence[str] = METRICS,
-    reference: str | None = None,
+    against: Mapping[str, str] = MappingProxyType({}),
     compared: Sequence[str] = ("roc_auc", "accuracy"),
     resamples: int = 2000,
     interval: float = 0.95,
@@ -104,7 +105,8 @@ def bootstrap(
     """Scores every model by subject, with percentile intervals from resampled subjects.
 
     Each resample draws one weight per subject, the number of times that the person is in it, drawn within
-    each class over the whole cohort, so that class sizes stay. The same weights serve every fold, repeat
+    each class over all models' subjects together, so that class sizes stay where models tested the same. The
+    same weights serve every fold, repeat
     and model in which the person is tested. So a person tested in five repeats is in or out of all five
     at once: five repeats are not five times as many people, and resampling them independently would give
     an interval that is too narrow, as would resampling a person's images. It also makes differences
@@ -118,7 +120,8 @@ def bootstrap(
         models: Each model's folds; subjects of unknown outcome are left out.
         classes: Class names, for reasons.
         metrics: Which metrics.
-        reference: The model that every other one is subtracted from, on subjects that both tested in a fold.
+        against: Model -> the one that it is subtracted from, on subjects that both tested in a fold; pairs
+            with a model that is not there are left out.
         compared: The metrics of these differences.
         resamples: How many.
         interval: Coverage, such as 0.95.
@@ -130,8 +133,11 @@ def bootstrap(
     cohort = _cohort(known)
     # Sorted by id, so that a weight belongs to a person and not to a place in a file.
     position = {subject: place for place, subject in enumerate(cohort)}
-    others = [name for name in known if name != reference] if reference in known else []
-    pairs = {name: _common(known[str(reference)], known[name]) for name in others}
+    pairs = {
+        name: _common(known[other], known[name])
+        for name, other in against.items()
+        if name in known and other in known
+    }
     targets = [_target([folds], position, metrics) for folds in known.values()]
     targets += [_target(sides, position, compared) for sides in pairs.values()]
     outcomes = np.fromiter(cohort.values(), np.int64, len(cohort))

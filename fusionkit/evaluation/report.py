@@ -69,7 +69,7 @@ def build_report(
     counts = _counts(predictions, outcomes, classes)
     warnings = [SIMULATED] if is_simulated else []
     warnings += [LEAKAGE] if unit == "sample" else []
-    warnings += _few_subjects(counts["subjects_by_class"])
+    warnings += few_subjects(counts["subjects_by_class"])
     return {
         "simulated": is_simulated,
         "unit": unit,
@@ -102,7 +102,7 @@ def _score(
         return bootstrap(
             models,
             classes,
-            reference=reference,
+            against={name: reference for name in models if name != reference},
             compared=COMPARED,
             resamples=evaluation.resamples,
             interval=evaluation.interval,
@@ -257,7 +257,8 @@ def _counts(predictions: Predictions, outcomes: Mapping[str, int], classes: Sequ
     return entry
 
 
-def _few_subjects(by_class: Mapping[str, int]) -> list[str]:
+def few_subjects(by_class: Mapping[str, int]) -> list[str]:
+    """Returns the warning where few subjects of a class were tested, or nothing."""
     if all(count >= ENOUGH for count in by_class.values()):
         return []
     counts = ", ".join(f"{count} {name}" for name, count in by_class.items())

@@ -36,6 +36,8 @@ class VariantNode(Node):
     """Full path -> value, as `fusionkit run` takes them: each `use` first, null removes a part."""
     model: str | None = None
     """The model of the run that the row reads, as its report names it; null for the fused or only one."""
+    against: str | None = None
+    """The variant that this one is compared with; null for the sweep's `reference`."""
     paper: dict[Metric, Annotated[float, Field(ge=0, le=1)]] = Field({})
     """What a paper reports for this row, from 0 to 1; stands in a column of its own."""
 
@@ -56,13 +58,18 @@ class Sweep(Node):
     metric: Metric = "roc_auc"
     """What is compared and drawn."""
     reference: str | None = None
-    """The variant that all others are compared with; null for no comparison."""
+    """The variant that all others are compared with; null for no comparison but those by `against`."""
     curve: str | None = None
     """A modality of `evaluation.missing`: each variant becomes a curve over the rates of blanked cells."""
     roc: bool = False
     """Whether ROC curves are drawn, too."""
     variants: tuple[VariantNode, ...] = Field(min_length=1, max_length=MAX_VARIANTS)
     """The rows, in order."""
+
+    def references(self) -> dict[str, str]:
+        """Returns which variant each one is compared with, by name, where it is with any."""
+        found = {one.name: one.against or self.reference for one in self.variants}
+        return {name: other for name, other in found.items() if other is not None and other != name}
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,16 @@ def _check(sweep: Sweep, findings: Findings) -> None:
         findings.add(
             ("reference",), f"no such variant ({show(sweep.reference)}). {suggest(sweep.reference, names)}"
         )
+    for index, variant in enumerate(sweep.variants):
+        path = ("variants", index, "against")
+        if variant.against == variant.name:
+            findings.add(
+                path, f"a variant is not compared with itself ({show(variant.against)}). Name another."
+            )
+        elif variant.against is not None and variant.against not in names:
+            findings.add(
+                path, f"no such variant ({show(variant.against)}). {suggest(variant.against, names)}"
+            )
 
 
 def _check_variants(sweep: Sweep, findings: Findings) -> None:

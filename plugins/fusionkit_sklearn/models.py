@@ -141,13 +141,15 @@ def _fit_svm(config: SklearnConfig, training: Training) -> dict[str, NDArray[Any
     arrays: dict[str, NDArray[Any]] = {"gamma": np.array([gamma if config.kernel == "rbf" else -1.0])}
     for number in range(1 if n_classes == 2 else n_classes):
         is_class = training.codes == (1 if n_classes == 2 else number)
-        machine = SVC(
-            C=config.C, kernel=config.kernel, gamma=config.gamma, class_weight=_class_weight(config)
-        )
+        machine = SVC(C=config.C, kernel=config.kernel, gamma=config.gamma)
         folds = platt_folds(is_class, training.samples, training.seed)
         # ensemble=False: the machine is fitted on all rows, its sigmoid on values from outside the folds
         fitted = CalibratedClassifierCV(machine, method="sigmoid", cv=folds, ensemble=False)
-        fitted.fit(rows, is_class)
+        # weights of rows, not of classes: the sigmoid must hear of them, or it would undo what they do
+        weights = None
+        if config.balanced:
+            weights = len(is_class) / (2 * np.bincount(is_class.astype(np.int64), minlength=2))[is_class * 1]
+        fitted.fit(rows, is_class, sample_weight=weights)
         (calibrated,) = fitted.calibrated_classifiers_
         (sigmoid,) = calibrated.calibrators
         machine = calibrated.estimator
@@ -155,12 +157,14 @@ def _fit_svm(config: SklearnConfig, training: Training) -> dict[str, NDArray[Any
             f"vectors.{number}": machine.support_vectors_,
             f"dual.{number}": machine.dual_coef_[0],
             f"intercept.{number}": machine.intercept_,
-            f"sigmoid.{number}": _rising(float(sigmoid.a_), float(sigmoid.b_), is_class),
+            f"sigmoid.{number}": _rising(
+                float(sigmoid.a_), float(sigmoid.b_), is_class, balanced=config.balanced
+            ),
         }
     return arrays
 
 
-def _rising(slope: float, offset: float, is_class: NDArray[np.bool_]) -> FloatArray:
+def _rising(slope: float, offset: float, is_class: NDArray[np.bool_], *, balanced: bool) -> FloatArray:
     """Returns Platt's sigmoid; one that falls would turn the machine's answers round, and is laid flat.
 
     Flat is the best of Platt's likelihood, which is concave, where falling is forbidden: the mean of
@@ -175,7 +179,9 @@ def _rising(slope: float, offset: float, is_class: NDArray[np.bool_]) -> FloatAr
         stacklevel=2,
     )
     n_in, n_out = int(is_class.sum()), int((~is_class).sum())
-    mean = (n_in * (n_in + 1) / (n_in + 2) + n_out / (n_out + 2)) / (n_in + n_out)
+    targets = (n_in + 1) / (n_in + 2), 1 / (n_out + 2)  # Platt's
+    share = 0.5 if balanced else n_in / (n_in + n_out)
+    mean = share * targets[0] + (1 - share) * targets[1]
     return np.array([0.0, np.log(1 / mean - 1)])
 
 

@@ -1,0 +1,164 @@
+"""A sweep's table for people and programs: CSV, Markdown, and text for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusionkit.errors import shorten
+from fusionkit.evaluation.compare import METRICS
+from fusionkit.evaluation.metrics import LABELS
+from fusionkit.evaluation.report import SIMULATED
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """Returns a row's name as tables and figures show it; leakage is never without its word."""
+    return f"{row['name']} (LEAKAGE)" if row["unit"] == "sample" else str(row["name"])
+
+
+def table_csv(entry: Mapping[str, Any]) -> str:
+    """Returns the table as CSV: a row per row, a column per figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = ("value", "low", "high")
+    head = ["row", "missing", "simulated", "split_unit", "n_subjects", "n_seeds", "n_folds"]
+    for metric in METRICS:
+        head += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_pooled"]
+        head += [f"{metric}_sd_seeds", f"{metric}_sd_folds", f"{metric}_paper"]
+    compared = ["compared_with", "difference", "difference_low", "difference_high", "p", "p_holm"]
+    writer.writerow([*head, *compared])
+    for row in entry["rows"]:
+        cells = [row["name"], row.get("missing"), str(entry["simulated"]).lower(), row["unit"]]
+        cells += [row["n_subjects"], row["n_seeds"], row["n_folds"]]
+        for metric in METRICS:
+            cells += [row["subject"][metric][end] for end in ends]
+            cells += [row["pooled"][metric]["value"], row["sd_seeds"][metric], row["sd_folds"][metric]]
+            cells.append(row["paper"].get(metric))
+        difference = row["difference"] or {}
+        cells += [difference.get(key) for key in ("reference", *ends, "p", "p_holm")]
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    return text.getvalue()
+
+
+def table_markdown(entry: Mapping[str, Any]) -> str:
+    """Returns the table as Markdown, for people."""
+    main = entry["metric"]
+    shown = [main, "roc_auc" if main != "roc_auc" else "accuracy"]
+    has_paper = any(row["paper"] for row in entry["rows"])
+    lines = [f"# {entry['sweep']}", ""]
+    lines += [f"**{SIMULATED}**", ""] if entry["simulated"] else []
+    lines += [entry["description"], ""] if entry["description"] else []
+    head = ["row", *(["missing"] if entry["curve"] else []), *(LABELS[metric] for metric in shown)]
+    head += [f"{LABELS[metric]}, the paper" for metric in shown if has_paper and _has_paper(entry, metric)]
+    head += ["sd over seeds", "sd over folds"]
+    head += [f"{LABELS[main]} {_minus(entry)}", "p (Holm)"] if entry["references"] else []
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(_cells(row, entry, shown)) + " |" for row in entry["rows"]]
+    lines += [f"| {name} | failed: {problems[0]} |" for name, problems in entry["failed"].items()]
+    lines += ["", *_legend(entry)]
+    return "\n".join(lines) + "\n"
+
+
+def table_text(entry: Mapping[str, Any], width: int = 80) -> str:
+    """Returns the table as plain text for the terminal: the metric that is compared, and differences."""
+    metric = entry["metric"]
+    lines = [SIMULATED] if entry["simulated"] else []
+    names = [_text_name(row) for row in entry["rows"]]
+    indent = min(max([len(name) for name in names] + [4]) + 2, width - 44)
+    head = [
+        "row".ljust(indent),
+        LABELS[metric].ljust(19),
+        "paper".ljust(7) if _has_paper(entry, metric) else "",
+    ]
+    lines.append("".join(head) + (_minus(entry) if entry["references"] else ""))
+    for name, row in zip(names, entry["rows"], strict=True):
+        cells = [shorten(name, indent - 1).ljust(indent), _short(row["subject"][metric]).ljust(19)]
+        cells.append(_number(row["paper"].get(metric)).ljust(7) if _has_paper(entry, metric) else "")
+        lines.append("".join([*cells, _short(row["difference"], "+") if row["difference"] else ""]).rstrip())
+    lines += [f"{name}: failed" for name in entry["failed"]]
+    lines += ["", *(textwrap.fill(text, width, subsequent_indent="  ") for text in _legend(entry))]
+    return "\n".join(lines)
+
+
+def _text_name(row: Mapping[str, Any]) -> str:
+    return f"{row_name(row)}, missing {row['missing']:g}" if "missing" in row else row_name(row)
+
+
+def _short(estimate: Mapping[str, Any], sign: str = "") -> str:
+    if estimate["value"] is None or estimate["low"] is None:
+        return "none"
+    ends = (f"{estimate[end]:{sign}.2f}".replace("0.", ".", 1) for end in ("low", "high"))
+    return f"{estimate['value']:{sign}.3f} {'-'.join(ends) if not sign else ' to '.join(ends)}"
+
+
+def _has_paper(entry: Mapping[str, Any], metric: str) -> bool:
+    return any(metric in row["paper"] for row in entry["rows"])
+
+
+def _cells(row: Mapping[str, Any], entry: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
+    main = entry["metric"]
+    cells = [row_name(row), *([f"{row['missing']:g}"] if entry["curve"] else [])]
+    cells += [_estimate(row["subject"][metric]) for metric in shown]
+    cells += [_number(row["paper"].get(metric)) for metric in shown if _has_paper(entry, metric)]
+    cells += [_number(row["sd_seeds"][main]), _number(row["sd_folds"][main])]
+    if entry["references"]:
+        difference = row["difference"]
+        cells += ["", ""] if difference is None else [_difference(row, entry), _p(difference, entry)]
+    return [cell.replace("|", "\\|") for cell in cells]
+
+
+def _estimate(estimate: Mapping[str, Any], sign: str = "") -> str:
+    if estimate["value"] is None:
+        return str(estimate.get("reason", "none"))
+    if estimate["low"] is None:
+        return format(estimate["value"], f"{sign}.3f")
+    return f"{estimate['value']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _p(difference: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Returns a corrected p-value; of the smallest that so many resamples can give, that it is no larger."""
+    if difference["p_holm"] is None:
+        return ""
+    is_least = difference["p"] <= 2 / (entry["resamples"] + 1)
+    return ("≤ " if is_least else "") + f"{difference['p_holm']:.3f}"
+
+
+def _minus(entry: Mapping[str, Any]) -> str:
+    return f"minus {entry['reference']}" if entry["reference"] else "minus the row compared with"
+
+
+def _difference(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Returns a difference, with the name of the other row where it is not the table's reference."""
+    other = row["difference"]["reference"]
+    return _estimate(row["difference"], "+") + ("" if other == entry["reference"] else f" ({other})")
+
+
+def _legend(entry: Mapping[str, Any]) -> list[str]:
+    seeds = ", ".join(map(str, entry["seeds"]))
+    lines = [
+        f"By subject: mean over folds and seeds ({seeds}), in brackets the {100 * entry['interval']:g} % "
+        f"interval from {entry['resamples']} resamples of subjects."
+    ]
+    if entry["references"]:
+        others = [
+            f"{name} with {other}"
+            for name, other in entry["references"].items()
+            if other != entry["reference"]
+        ]
+        lines.append(
+            "Differences are paired on common subjects; p after Holm's correction for all comparisons"
+            + (" at one missing rate." if entry["curve"] else ".")
+            + (f" Compared otherwise: {'; '.join(others)}." if entry["reference"] and others else "")
+        )
+    lines.append(
+        "Intervals and p-values say how much depends on who was tested; the learned models are held as they "
+        "are, and another training would give other values."
+    )
+    return [*lines, *(f"- {warning}" for warning in entry["warnings"] if warning != SIMULATED)]
