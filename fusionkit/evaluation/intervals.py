@@ -106,11 +106,10 @@ def bootstrap(
 
     Each resample draws one weight per subject, the number of times that the person is in it, drawn within
     each class over all models' subjects together, so that class sizes stay where models tested the same. The
-    same weights serve every fold, repeat
-    and model in which the person is tested. So a person tested in five repeats is in or out of all five
-    at once: five repeats are not five times as many people, and resampling them independently would give
-    an interval that is too narrow, as would resampling a person's images. It also makes differences
-    between models paired.
+    same weights serve every fold, repeat and model in which the person is tested. So a person tested in five
+    repeats is in or out of all five at once: five repeats are not five times as many people, and resampling
+    them independently would give an interval that is too narrow, as would resampling a person's images. It
+    also makes differences between models paired.
 
     The value over folds is the mean over those folds that can give one; the pooled value takes the folds
     of a repeat together, then the mean over repeats. Both are computed anew in every resample. The
@@ -133,11 +132,8 @@ def bootstrap(
     cohort = _cohort(known)
     # Sorted by id, so that a weight belongs to a person and not to a place in a file.
     position = {subject: place for place, subject in enumerate(cohort)}
-    pairs = {
-        name: _common(known[other], known[name])
-        for name, other in against.items()
-        if name in known and other in known
-    }
+    both = {name: other for name, other in against.items() if name in known and other in known}
+    pairs = {name: _common(known[other], known[name]) for name, other in both.items()}
     targets = [_target([folds], position, metrics) for folds in known.values()]
     targets += [_target(sides, position, compared) for sides in pairs.values()]
     outcomes = np.fromiter(cohort.values(), np.int64, len(cohort))

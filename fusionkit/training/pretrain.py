@@ -164,10 +164,9 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
     reader = experiment.reader(modality)
     encoder = experiment.fresh(path, step.used[path])
     values = auxiliary_values(experiment, stage, step.rows)
-    code_of = {
-        value: code for code, value in enumerate(sorted({v for v in values.values() if v is not None}))
-    }
-    classifier = build_classifier(experiment, stage, encoder, step.used[path].seed, len(code_of))
+    known = known_values(values)
+    code_of = {row: -1 if value is None else known.index(value) for row, value in values.items()}
+    classifier = build_classifier(experiment, stage, encoder, step.used[path].seed, len(known))
 
     def find(raw: Any) -> tuple[str, NDArray[Any]] | None:
         with torch.no_grad():
@@ -177,7 +176,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
     def loss_of_both(units: Units, raw: Any, targets: Tensor, weights: Tensor) -> Tensor:
         with _precision(experiment, modality):
             outcome, auxiliary = classifier.both(pretraining_features(modality, encoder, raw))
-        codes = torch.tensor([code_of.get(values[int(row)] or "", -1) for row in units.rows])
+        codes = torch.tensor([code_of[int(row)] for row in units.rows])
         # a row whose value is missing has a loss of zero here
         losses = cross_entropy(auxiliary.float(), codes.to(targets.device), reduction="none", ignore_index=-1)
         loss = experiment.task.loss(outcome.float(), targets, weights)
