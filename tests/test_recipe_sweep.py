@@ -116,8 +116,8 @@ def test_names_seeds_and_references_are_checked(folder, toy_registry):
         "sweep.yaml:5: variants[0]: there is no recipe to change. Give it, or the sweep, a `base`.",
         "sweep.yaml:5: variants[0].overrides.seed: the sweep's `seeds` set it. Leave one of them out.",
         "sweep.yaml:6: variants[1].name: there are two variants of this name ('wide').",
-        "sweep.yaml:7: variants[2].against: no such variant ('narow'). Did you mean 'narrow'? Known: narrow, self, "
-        "wide.",
+        "sweep.yaml:7: variants[2].against: no such variant ('narow'). Did you mean 'narrow'? Known: narrow, "
+        "self, wide.",
         "sweep.yaml:8: variants[3].against: a variant is not compared with itself ('self'). Name another.",
     ]
 
