@@ -1,7 +1,7 @@
 # Needs Python 3.11 to 3.13, make and git; everything else is installed into .venv.
 PYTHON ?= python3
 
-.PHONY: run test check slow bench
+.PHONY: run test check slow bench contract
 
 run: .venv/.installed
 	.venv/bin/fusionkit run recipes/breast_rfn.yaml
@@ -16,6 +16,11 @@ slow: .venv/.installed-dev
 bench: .venv/.installed
 	.venv/bin/python bench/run.py
 	.venv/bin/python bench/figure.py
+
+# docs/contract.md, from the docstrings of the conformance kit's checks
+contract: .venv/.installed
+	.venv/bin/python -m fusionkit.testing.contract > docs/contract.md.new
+	mv docs/contract.md.new docs/contract.md
 
 check: .venv/.installed-dev
 	.venv/bin/ruff check .

@@ -110,6 +110,18 @@ def _build(config: SignalConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
     return ConvSignal()
 
 
+def _samples(config: SignalConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+    """Writes six signals, for the conformance kit."""
+    import numpy as np
+
+    rows: list[Cells] = []
+    for number in range(6):
+        path = folder / f"{number}.npy"
+        np.save(path, np.sin(np.arange(20 + 10 * number) / (1 + number)))
+        rows.append({"signal": path})
+    return {"signal": ColumnSpec(kind="file")}, rows
+
+
 @hookimpl
 def fusionkit_components() -> Sequence[EncoderSpec]:
     """Returns the card."""
@@ -122,5 +134,6 @@ def fusionkit_components() -> Sequence[EncoderSpec]:
             examples=(SignalConfig(length=32, width=4),),
             build=_build,
             reads=("file",),
+            samples=_samples,
         )
     ]

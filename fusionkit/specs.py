@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
-    from fusionkit.interfaces import Encoder, Head, Raiser, Source
+    from fusionkit.interfaces import Cells, Encoder, Head, Raiser, Source
 
 ColumnKind = Literal["file", "text", "numeric", "ordinal", "category", "binary", "multi"]
 TABULAR_KINDS: tuple[ColumnKind, ...] = ("numeric", "ordinal", "category", "binary", "multi")
@@ -105,9 +106,16 @@ def _never(config: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec(Spec):
-    """A card for a source. `build(config)` is cheap and reads no data: it knows schema and classes."""
+    """A card for a source.
+
+    Args:
+        build: `build(config)`; cheap, reads no data: it knows schema and classes.
+        samples: `samples(config, data_root)`, for the conformance kit, writes the few small files that the
+            source reads.
+    """
 
     build: Callable[[Any], Source]
+    samples: Callable[[Any, Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +132,8 @@ class EncoderSpec(Spec):
         readout: Options that change only what `forward` reads out: neither the state nor
             `pretraining_features` depends on them, so that encoders that differ in nothing else share one
             pretraining.
+        samples: `samples(config, folder)`, for the conformance kit, writes a few small files and returns the
+            columns and at least four different rows of their cells; for files that are no pictures.
     """
 
     build: Callable[[Any, Mapping[str, ColumnSpec]], Encoder]
@@ -132,6 +142,7 @@ class EncoderSpec(Spec):
     is_pretrained: Callable[[Any], bool] = _never
     emits_missing: Callable[[Any], bool] = _never
     readout: tuple[str, ...] = ()
+    samples: Callable[[Any, Path], tuple[Mapping[str, ColumnSpec], Sequence[Cells]]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ COMMANDS = {
     "runs": "runs",
     "store": "store",
     "doctor": "doctor",
+    "check": "check",
     "data": "data",
 }
 """Command -> the module of this package with its function `run`, or its Typer `app` where it has commands."""

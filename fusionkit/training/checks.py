@@ -33,13 +33,19 @@ def check_alone(
     """
     if not _is_first(experiment, [path]) or not bool(torch.isfinite(values).all()):
         return  # what is not finite has a message of its own
+    if not is_alone(values, raw, encode, experiment.device.precision):
+        raise _dependent(path)
+
+
+def is_alone(values: Tensor, raw: Any, encode: Callable[[Any], Tensor], precision: str = "fp32") -> bool:
+    """Says whether the first rows of a raw batch give what they gave, by themselves and in reverse.
+
+    A raw batch whose rows cannot be told apart is computed again as it is.
+    """
     n_rows = min(CHECKED_ROWS, len(values))
     if count_rows(raw) == len(values):
-        expected, again = values[:n_rows].flip(0), encode(take_rows(raw, _reversed(n_rows)))
-    else:
-        expected, again = values, encode(raw)
-    if not _is_close(experiment, expected, again):
-        raise _dependent(path)
+        return is_close(values[:n_rows].flip(0), encode(take_rows(raw, _reversed(n_rows))), precision)
+    return is_close(values, encode(raw), precision)
 
 
 def check_model_alone(
@@ -64,7 +70,8 @@ def check_model_alone(
         return
     n_rows = min(CHECKED_ROWS, len(logits))
     first = index[:n_rows][::-1]
-    if _is_close(experiment, logits[:n_rows].flip(0), compute(first)):
+    precision = experiment.device.precision
+    if is_close(logits[:n_rows].flip(0), compute(first), precision):
         return
     few, whole = make(first), make(index)
     for modality, part in few.items():
@@ -72,7 +79,7 @@ def check_model_alone(
         if n_here:
             pairs = zip(_walk(model, modality, whole[modality]), _walk(model, modality, part), strict=True)
             for (path, expected), (_, again) in pairs:
-                if not _is_close(experiment, expected[:n_here].flip(0), again):
+                if not is_close(expected[:n_here].flip(0), again, precision):
                     raise _dependent(path)
     raise _dependent("head")
 
@@ -91,11 +98,12 @@ def _is_first(experiment: Experiment, paths: Sequence[str]) -> bool:
     return True
 
 
-def _is_close(experiment: Experiment, expected: Tensor, again: Tensor) -> bool:
+def is_close(expected: Tensor, again: Tensor, precision: str = "fp32") -> bool:
+    """Says whether two results are one but for rounding, measured by the largest value."""
     if expected.shape != again.shape:
         return False
     largest = float(expected.abs().max()) if expected.numel() else 0.0
-    tolerance = TOLERANCE[experiment.device.precision] * max(largest, 1e-6)
+    tolerance = TOLERANCE[precision] * max(largest, 1e-6)
     return bool(((expected - again).abs() <= tolerance).all())
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fusionkit import PluginError
-from fusionkit_heads.concat import classifier
+from fusionkit_heads.concat import classifier, only_present
 
 if TYPE_CHECKING:
     from fusionkit_heads import BimodalAutoencoderConfig
@@ -70,7 +70,7 @@ class BimodalAutoencoder(nn.Module):
                 "bimodal_autoencoder: its code was never learned. Name the head in a fit stage before the "
                 "train stage, or set finetune: true."
             )
-        code = self.code(features)
+        code = self.code(only_present(features, present))
         return cast(Tensor, self.classifier(code if self.finetune else code.detach()))
 
     def loss(self, inputs: Joined, generator: Generator) -> Tensor:

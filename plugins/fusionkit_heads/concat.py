@@ -23,10 +23,15 @@ def classifier(widths: Sequence[int], activation: str, dropout: float, input_dro
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
+def only_present(features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns features (n, d) by modality, zero wherever a row lacks it, whatever stood there."""
+    return {name: values.masked_fill(~present[name][:, None], 0.0) for name, values in features.items()}
+
+
 class ConcatMlp(nn.Module):
     """Joins (n, d) per modality, in recipe order, and maps them to (n, output_dim).
 
-    An absent modality comes in as zeros, which is the mean of its standardised features.
+    An absent modality counts as zeros, which is the mean of its standardised features.
     """
 
     def __init__(self, config: ConcatMlpConfig, input_dims: Mapping[str, int], output_dim: int) -> None:
@@ -37,4 +42,5 @@ class ConcatMlp(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Returns (n, output_dim)."""
-        return cast(Tensor, self.layers(torch.cat([features[name] for name in self.modalities], 1)))
+        there = only_present(features, present)
+        return cast(Tensor, self.layers(torch.cat([there[name] for name in self.modalities], 1)))

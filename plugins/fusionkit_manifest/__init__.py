@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
@@ -84,6 +85,13 @@ def _build(config: ManifestOptions) -> Source:
     return ManifestSource(config)
 
 
+def _samples(config: ManifestOptions, data_root: Path) -> None:
+    """Writes the table of the example, for the conformance kit."""
+    rows = ["patient,image,age,diagnosis"]
+    rows += [f"p{row // 2},{row}.png,{40 + row},{('benign', 'malignant')[row % 2]}" for row in range(6)]
+    (data_root / config.table).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 @hookimpl
 def fusionkit_components() -> Sequence[SourceSpec]:
     """Returns the card of the source."""
@@ -103,5 +111,6 @@ def fusionkit_components() -> Sequence[SourceSpec]:
                 ),
             ),
             build=_build,
+            samples=_samples,
         ),
     )

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from fusionkit import Source, SourceSpec, hookimpl
 from fusionkit_pathoemr.options import PathoemrOptions, SampleOptions
+from fusionkit_pathoemr.schema import FIELDS
 
 
 def _build_released(config: PathoemrOptions) -> Source:
     from fusionkit_pathoemr.released import ReleasedSource
 
     return ReleasedSource(config)
+
+
+def _write_released(config: PathoemrOptions, data_root: Path) -> None:
+    """Writes four patients in the layout of the released data, for the conformance kit."""
+    index = [f"{config.image_column},{config.index_patient_column},{config.label_column}"]
+    index += [f"p{row}/a.png,p{row},{row % 2}" for row in range(4)]
+    records = [",".join([config.record_patient_column, *FIELDS, config.diagnosis_column])]
+    records += [",".join([f"p{row}", *["1"] * len(FIELDS), str(row % 2)]) for row in range(4)]
+    for name, lines in ((config.index, index), (config.records, records)):
+        (data_root / name).parent.mkdir(exist_ok=True)
+        (data_root / name).write_text("\n".join(lines) + "\n", encoding=config.encoding)
 
 
 def _build_sample(config: SampleOptions) -> Source:
@@ -31,6 +44,7 @@ def fusionkit_components() -> Sequence[SourceSpec]:
             config=PathoemrOptions,
             examples=(PathoemrOptions(),),
             build=_build_released,
+            samples=_write_released,
         ),
         SourceSpec(
             name="pathoemr_sample",

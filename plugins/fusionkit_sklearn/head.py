@@ -49,7 +49,7 @@ class SklearnHead(nn.Module):
         """
         if targets is None:
             raise PluginError("sklearn: learns from outcomes only (none given).")
-        rows, codes = self._join(inputs[0]), targets.cpu().numpy()
+        rows, codes = self._join(*inputs), targets.cpu().numpy()
         counts = np.bincount(codes, minlength=self.output_dim)
         if counts.min() < 2:
             given = ", ".join(map(str, counts))
@@ -79,7 +79,7 @@ class SklearnHead(nn.Module):
         if not self.arrays:
             raise PluginError("sklearn: not fitted yet. Name the head in a fit or train stage.")
         device = next(iter(features.values())).device
-        rows = project(self.arrays, self._join(features))
+        rows = project(self.arrays, self._join(features, present))
         if not len(rows):
             return torch.zeros(0, self.output_dim, device=device)
         prefix = "model."
@@ -129,8 +129,12 @@ class SklearnHead(nn.Module):
         names = {fits} if self.config.pca is None else {fits, "scikit-learn"}
         return {name: version(name) for name in sorted(names)}
 
-    def _join(self, features: Mapping[str, Tensor]) -> FloatArray:
-        joined = torch.cat([features[name].detach() for name in self.input_dims], 1)
+    def _join(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> FloatArray:
+        """Returns (n, sum of widths), zero wherever a row lacks a modality, whatever stood there."""
+        there = [
+            features[name].detach().masked_fill(~present[name][:, None], 0.0) for name in self.input_dims
+        ]
+        joined = torch.cat(there, 1)
         return joined.cpu().double().numpy()
 
 

@@ -45,7 +45,7 @@ class TimmMultilevel(nn.Module):
         """Returns (n, output_dim)."""
         maps = self._maps(self._tiles(images), self.tapped)
         joined = torch.cat([one.float().mean((2, 3)) for one in maps], 1)
-        return joined.reshape(len(images), -1)
+        return joined.reshape(len(images), self.output_dim)
 
     def pretraining_features(self, images: Tensor) -> Tensor:
         """Returns the last stage, (n, pretraining_dim, height, width), its tiles side by side."""

@@ -1,0 +1,49 @@
+"""What must hold of every head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from fusionkit.testing.case import Case, check, is_same, require
+from fusionkit.testing.inputs import MODALITIES
+
+LARGE = 1000.0
+
+
+@check("head")
+def check_presence(case: Case) -> None:
+    """Whatever numbers stand in an absent modality's row, they never reach the output.
+
+    The core puts zeros there; a head that is used otherwise must not answer otherwise.
+    """
+    head = case.learned()
+    features, present = case.batch()
+    expected = case.run(head, (features, present))
+    generator = torch.Generator().manual_seed(0)
+    for name, values in features.items():
+        other = values + LARGE * torch.randn(values.shape, generator=generator) * ~present[name][:, None]
+        again = case.run(head, ({**features, name: other}, present))
+        require(case, is_same(expected, again), "what stands in an absent modality's row reaches the output.")
+
+
+@check("head")
+def check_modalities(case: Case) -> None:
+    """A head takes one modality or more, whatever order their features come in, and any number of classes.
+
+    Every run tries each modality alone, with the same head.
+    """
+    for names in (["image"], ["image", "record"], [*MODALITIES]):
+        for n_classes in (2, 4):
+            _try(replace(case, dims={name: MODALITIES[name] for name in names}, n_classes=n_classes))
+
+
+def _try(case: Case) -> None:
+    head, (features, present) = case.learned(), case.batch()
+    out = case.run(head, (features, present))
+    said = f"for {len(features)} modalities and {case.n_classes} classes"
+    require(case, out.shape == (case.n_rows, case.n_classes), f"gives {tuple(out.shape)} {said}.")
+    require(case, bool(torch.isfinite(out).all()), f"gives values that are not finite {said}.")
+    again = case.run(head, ({name: features[name] for name in reversed(features)}, present))
+    require(case, is_same(out, again), "answers otherwise where features come in another order.")
