@@ -33,9 +33,12 @@ class LowRank(nn.Module):
                 for name, dim in input_dims.items()
             }
         )
-        # ours: of standardised features, variance 1 after fusing, whatever the rank and number of modalities
+        # ours: the one weighs like all features together, or products would drown what each modality says
+        # by itself; of standardised features, variance 1 after fusing for any rank and number of modalities
         for factor in self.factors.values():
-            nn.init.normal_(factor, std=factor.shape[1] ** -0.5 * config.rank ** (-0.5 / len(input_dims)))
+            std = config.rank ** (-0.5 / len(input_dims)) * 0.5**0.5
+            nn.init.normal_(factor[:, :-1], std=std * (factor.shape[1] - 1) ** -0.5)
+            nn.init.normal_(factor[:, -1], std=std)
         self.bias = nn.Parameter(torch.zeros(config.width))
         self.classifier = classifier(
             [config.width, *config.hidden, output_dim], "relu", config.dropout, config.dropout

@@ -112,6 +112,25 @@ def test_the_fused_vector_begins_at_variance_one(n_modalities, rank):
     assert 0.8 < fused.var() < 1.25
 
 
+def test_what_a_wide_modality_says_by_itself_is_not_drowned_by_products():
+    """1280 features beside 580, of few rows, and only the first modality tells."""
+    dims = {"image": 1280, "emr": 580}
+    head = build("low_rank", dims, 2).float()
+    features, present = draw(dims, 480)
+    outcomes = torch.arange(480) % 2
+    features = {name: values.float() for name, values in features.items()}
+    features["image"] += 0.25 * (2 * outcomes[:, None] - 1)
+    train, test = slice(0, 240), slice(240, 480)
+    optimizer = torch.optim.AdamW(head.parameters(), 3e-4, weight_decay=0.01)
+    for _ in range(80):
+        optimizer.zero_grad()
+        logits = head({n: v[train] for n, v in features.items()}, {n: v[train] for n, v in present.items()})
+        nn.functional.cross_entropy(logits, outcomes[train]).backward()
+        optimizer.step()
+    answers = head({n: v[test] for n, v in features.items()}, {n: v[test] for n, v in present.items()})
+    assert float((answers.argmax(1) == outcomes[test]).float().mean()) > 0.9
+
+
 # cross_attention
 
 
