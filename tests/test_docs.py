@@ -364,3 +364,11 @@ def test_the_example_of_signals_refuses_what_is_no_signal(tmp_path, values, reas
     with pytest.raises(fusionkit.DataError) as caught:
         spec.load({"signal": file}, [fusionkit.Cut("whole")])
     assert caught.value.problems[0].startswith(f"{file}: {reason}")
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.__name__)
+def test_the_page_on_components_names_all_that_are_bundled_and_no_other(card):
+    kind = card.__name__.removesuffix("Spec").lower()
+    table = section_of("docs/components.md", f"| {kind} | when to use it |")
+    named = re.findall(r"^\| `([a-z0-9_]+)` \| \S", table, re.MULTILINE)
+    assert sorted(named) == Registry.discover().names(kind)

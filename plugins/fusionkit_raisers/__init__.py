@@ -1,4 +1,4 @@
-"""Dimension raisers of Yan et al. 2021: copying, polynomial, and three autoencoders."""
+"""Dimension raisers: those of Yan et al. 2021, random Fourier features, piecewise linear encoding."""
 
 from __future__ import annotations
 
@@ -87,6 +87,22 @@ class SparseDenoisingConfig(DenoisingConfig):
     """Weight of the L1 norm of all learned parameters; the paper does not give it. 1e-6 is ours."""
 
 
+class RandomFourierConfig(ComponentConfig):
+    """Options of random_fourier."""
+
+    output: Width = "20x"
+    """Width of the result."""
+    bandwidth: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    """Of the kernel, in units of the input; null for the median distance of training rows."""
+
+
+class PiecewiseLinearConfig(ComponentConfig):
+    """Options of piecewise_linear."""
+
+    output: Width = "20x"
+    """Width of the result: a multiple of the input, 20x for 20 bins per field."""
+
+
 def _build_copy(config: CopyConfig, input_dim: int) -> Raiser:
     from fusionkit_raisers.fixed import Copy
 
@@ -103,6 +119,24 @@ def _build_autoencoder(config: AutoencoderConfig, input_dim: int) -> Raiser:
     from fusionkit_raisers.autoencoder import Autoencoder
 
     return Autoencoder(config, input_dim, [resolve_width(width, input_dim) for width in config.hidden])
+
+
+def _build_random_fourier(config: RandomFourierConfig, input_dim: int) -> Raiser:
+    from fusionkit_raisers.fourier import RandomFourier
+
+    return RandomFourier(input_dim, resolve_width(config.output, input_dim), config.bandwidth)
+
+
+def _build_piecewise_linear(config: PiecewiseLinearConfig, input_dim: int) -> Raiser:
+    from fusionkit_raisers.piecewise import PiecewiseLinear
+
+    output_dim = resolve_width(config.output, input_dim)
+    if output_dim % input_dim:
+        raise RecipeError(
+            f"piecewise_linear: output is no multiple of the fields ({output_dim} for {input_dim}). "
+            "Say how many bins each has, such as 20x."
+        )
+    return PiecewiseLinear(input_dim, output_dim // input_dim)
 
 
 COPY = RaiserSpec(
@@ -153,7 +187,28 @@ DAE_L1 = RaiserSpec(
 )
 
 
+RANDOM_FOURIER = RaiserSpec(
+    name="random_fourier",
+    summary="Random Fourier features: cosines whose inner products approximate a Gaussian kernel.",
+    source="Rahimi and Recht 2007, Random features for large-scale kernel machines, NeurIPS",
+    config=RandomFourierConfig,
+    build=_build_random_fourier,
+    learns="closed_form",
+    examples=(RandomFourierConfig(), RandomFourierConfig(output=8, bandwidth=2.0)),
+)
+PIECEWISE_LINEAR = RaiserSpec(
+    name="piecewise_linear",
+    summary="Each field as how far it has filled each of its bins, between training quantiles.",
+    source="Gorishniy et al. 2022, On embeddings for numerical features, arXiv:2203.05556",
+    config=PiecewiseLinearConfig,
+    build=_build_piecewise_linear,
+    learns="closed_form",
+    accepts_missing=True,
+    examples=(PiecewiseLinearConfig(), PiecewiseLinearConfig(output="3x")),
+)
+
+
 @hookimpl
 def fusionkit_components() -> Sequence[RaiserSpec]:
     """Returns the cards of this plugin."""
-    return [COPY, POLYNOMIAL, AE, DAE, DAE_L1]
+    return [COPY, POLYNOMIAL, AE, DAE, DAE_L1, RANDOM_FOURIER, PIECEWISE_LINEAR]

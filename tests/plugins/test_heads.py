@@ -110,12 +110,12 @@ def by_hand(head, features, present, weights):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("kind", ["equal", "learned"])
-def test_decisions_are_averaged_over_the_modalities_that_are_there(kind):
+@pytest.mark.parametrize("rule", ["average", "weighted"])
+def test_decisions_are_averaged_over_the_modalities_that_are_there(rule):
     dims = {"image": 5, "emr": 3, "text": 2}
-    head = build("decision", dims, 3, hidden=(4,), weights=kind).eval()
+    head = build("decision", dims, 3, hidden=(4,), rule=rule).eval()
     weights = dict.fromkeys(dims, 1.0)
-    if kind == "learned":
+    if rule == "weighted":
         head.log_weights.data = torch.tensor([0.3, -1.0, 2.0])
         weights = dict(zip(dims, head.log_weights.exp().tolist(), strict=True))
     features, present = features_of(dims, 4)
@@ -140,11 +140,33 @@ def test_a_row_with_one_modality_has_that_ones_answer_and_nothing_of_the_others(
 def test_the_weights_of_decisions_are_learned_only_where_asked_for():
     dims = {"a": 3, "b": 2}
     features, present = features_of(dims, 4)
-    for kind, n_more in (("equal", 0), ("learned", 1)):
-        head = build("decision", dims, hidden=(), weights=kind)
+    for rule, n_more in (("average", 0), ("weighted", 1)):
+        head = build("decision", dims, hidden=(), rule=rule)
         assert len(list(head.parameters())) == 4 + n_more
         head(features, present)[:, 0].sum().backward()
         assert all(p.grad is not None and bool(p.grad.any()) for p in head.parameters())
+
+
+def test_stacked_decisions_are_a_linear_layer_on_all_log_probabilities():
+    dims = {"image": 5, "emr": 3}
+    head = build("decision", dims, 3, hidden=(4,), rule="stacked").eval()
+    features, present = features_of(dims, 4)
+    present = {name: there.clone() for name, there in present.items()}
+    present["emr"][2] = False
+    columns = []
+    for name in dims:
+        logits = head.classifiers[f"of_{name}"](features[name]).detach().numpy().astype(np.float64)
+        centred = logits - logits.mean(
+            1, keepdims=True
+        )  # the same of log probabilities: they differ by a shift
+        columns.append(np.where(present[name].numpy()[:, None], centred, 0))
+    at_first = head(features, present).detach().numpy()
+    np.testing.assert_allclose(at_first, sum(columns), atol=1e-6)
+    torch.nn.init.normal_(head.second.weight)
+    torch.nn.init.normal_(head.second.bias)
+    weight, bias = head.second.weight.detach().numpy(), head.second.bias.detach().numpy()
+    found = head(features, present).detach().numpy()
+    np.testing.assert_allclose(found, np.concatenate(columns, 1) @ weight.T + bias, atol=1e-5)
 
 
 def test_modalities_may_have_any_name():
@@ -266,7 +288,10 @@ STAGES = """\
     ("head", "stages", "steps"),
     [
         ("bimodal_autoencoder", STAGES, ["fit head", "train head"]),
-        ("decision", STAGES[STAGES.index("  - name: fuse") :], ["fit record.scale", "train head"]),
+        *(
+            (name, STAGES[STAGES.index("  - name: fuse") :], ["fit record.scale", "train head"])
+            for name in ("decision", "gated", "low_rank", "cross_attention", "film")
+        ),
     ],
 )
 def test_a_recipe_trains_a_head_and_answers_rows_without_a_modality(

@@ -31,7 +31,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_the_cards_are_found_through_the_entry_point():
     registry = Registry.discover()
     assert not registry.broken
-    for name in (*AUTOENCODERS, "copy", "polynomial"):
+    for name in (*AUTOENCODERS, "copy", "polynomial", "random_fourier", "piecewise_linear"):
         assert registry.card(RaiserSpec, name) is CARDS[name]
 
 
@@ -40,6 +40,8 @@ def test_examples_build_with_known_widths(name):
     for options in CARDS[name].examples:
         raiser = CARDS[name].build(options, 5)
         assert raiser.input_dim == 5
+        if CARDS[name].learns == "closed_form":
+            raiser.fit(torch.rand(9, 5), seed=0)
         assert raiser(torch.rand(3, 5)).shape == (3, raiser.output_dim)
 
 
@@ -52,6 +54,7 @@ def test_a_width_is_a_number_or_a_multiple(width):
 # copy
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 5))
 def test_copy_repeats_the_vector_and_cuts_the_last_repeat(input_dim, extra, n_rows):
     raiser = build("copy", input_dim, output=input_dim + extra)
