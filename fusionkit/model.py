@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from fusionkit.core_parts import Absent, Scale, is_core_part
 from fusionkit.errors import (
     DataError,
     FusionkitError,
@@ -26,56 +27,9 @@ from fusionkit.recipe.components import data_files, file_options, resolve_files
 from fusionkit.recipe.load import LoadedRecipe, PartPlan
 from fusionkit.specs import ColumnSpec, Learns
 
-SCALE_EPSILON = 1e-6
-SCALE_VERSION = 2
-"""Part of every address: raised when the same features would be scaled otherwise."""
-
 
 class NotHereError(DataError):
     """A part has to fetch what it learned elsewhere, and this command fetches nothing."""
-
-
-class Scale(nn.Module):
-    """Standardises one modality's features; buffers only, fitted on present training rows, frozen after.
-
-    Shape:
-        (n, dim) -> (n, dim); a feature that never varied is shifted and not divided, as scikit-learn does.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
-
-    def fit(self, inputs: Tensor, targets: Any = None, *, seed: int = 0) -> Self:
-        """Learns mean and standard deviation of (n, dim)."""
-        return self.fit_parts([inputs])
-
-    def fit_parts(self, parts: Iterable[Tensor]) -> Self:
-        """Learns from (n, dim) in parts, one at a time: a large cohort's features need not fit in memory.
-
-        Source: Chan, Golub and LeVeque 1979, Updating formulae and a pairwise algorithm for sample variances.
-        """
-        n_rows, mean, squares = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
-        for part in parts:
-            values = part.double()
-            n_new, centre = len(values), values.mean(0)
-            shift, n_rows = centre - mean, n_rows + n_new
-            mean = mean + shift * (n_new / n_rows)
-            squares += (values - centre).square().sum(0) + shift.square() * (
-                (n_rows - n_new) * n_new / n_rows
-            )
-        self.mean.copy_(mean)
-        std = (squares / n_rows).sqrt()
-        self.std.copy_(torch.where(std > SCALE_EPSILON, std, 1.0))
-        return self
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Returns (n, dim)."""
-        return (features - self.mean) / self.std
 
 
 @dataclass(frozen=True)
@@ -119,7 +73,7 @@ def calling(
 
 
 class FusionModel(nn.Module):
-    """Runs each modality's chain on its present rows, scales, zeroes absent rows, and fuses.
+    """Runs each modality's chain on its present rows, scales, fills absent rows, and fuses.
 
     Args:
         chains: Parts per modality in data-flow order: encoder, perhaps raiser, perhaps scale.
@@ -127,6 +81,7 @@ class FusionModel(nn.Module):
         in_precision: Enters the precision of a modality's encoder; null for fp32.
         dims: Width of each modality's features.
         output_dim: Width of the head's output.
+        absent: What gives the rows that lack a modality, by modality; zeros for the others.
     """
 
     def __init__(
@@ -136,10 +91,12 @@ class FusionModel(nn.Module):
         in_precision: Mapping[str, Callable[[], Any]],
         dims: Mapping[str, int],
         output_dim: int,
+        absent: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.output_dim = output_dim
         self.chains = nn.ModuleDict({name: nn.ModuleDict(dict(chain)) for name, chain in chains.items()})
+        self.absent = nn.ModuleDict(dict(absent or {}))
         self.head = head
         self.in_precision = dict(in_precision)
         self.dims = dict(dims)
@@ -167,11 +124,17 @@ class FusionModel(nn.Module):
         return cast(Tensor, inputs)
 
     def join(self, batch: Mapping[str, ModalityBatch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns what the head gets: features (n, d) by modality, absent rows zero, and who is present."""
+        """Returns what the head gets: features (n, d) by modality, and who is present.
+
+        Rows that lack a modality are zero, or the vector that was learned for them.
+        """
         features, present = {}, {}
         for modality, part in batch.items():
             here = part.present
-            dense = torch.zeros(len(here), self.dims[modality], device=here.device)
+            if modality in self.absent:
+                dense = cast(Tensor, self.absent[modality](len(here)))
+            else:
+                dense = torch.zeros(len(here), self.dims[modality], device=here.device)
             if bool(here.any()):
                 found = self.features(modality, part.inputs, part.start)
                 if len(found) != int(here.sum()):
@@ -243,18 +206,25 @@ class PartFactory:
 
     def paths(self) -> list[str]:
         """Returns every part path in data-flow order, head last."""
-        return [*(path for name in self.loaded.recipe.modalities for path in self.chain(name)), "head"]
+        paths = []
+        for name in self.loaded.recipe.modalities:
+            paths += self.chain(name)
+            paths += [f"{name}.absent"] if name in self.loaded.recipe.stood_in else []
+        return [*paths, "head"]
 
     def learns(self, path: str) -> Learns:
         """Returns how a part learns, as its card says; a scale in closed form."""
-        return "closed_form" if path.endswith(".scale") else learns(self.loaded.parts[path])
+        if is_core_part(path):
+            return "closed_form" if path.endswith(".scale") else "gradient"
+        return learns(self.loaded.parts[path])
 
     def build(self, path: str, seed: int) -> nn.Module:
         """Builds a part in its initial state, from the seed of (seed, "init", path)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "init", path))
-            if path.endswith(".scale"):
-                module: nn.Module = Scale(self.dim(path.removesuffix(".scale")))
+            if is_core_part(path):
+                modality, _, kind = path.partition(".")
+                module: nn.Module = (Scale if kind == "scale" else Absent)(self.dim(modality))
             else:
                 module = self._build(self.loaded.parts[path])
         module.eval()
@@ -302,7 +272,7 @@ class PartFactory:
         """Returns the sha256 of a part's initial state."""
         if (path, seed) not in self._origins:
             module = self.build(path, seed)
-            if not path.endswith(".scale") and path != "head":
+            if not is_core_part(path) and path != "head":
                 self._dims.setdefault(path, int(cast(Any, module).output_dim))
             self._origins[path, seed] = state_digest(module)
         return self._origins[path, seed]

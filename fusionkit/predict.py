@@ -232,9 +232,14 @@ def answering_model(learned: LearnedRun, present: Mapping[str, bool]) -> str:
 
 
 def _has_learned(learned: LearnedRun, here: Collection[str]) -> bool:
-    """Says whether fused learned from rows with just these modalities; with all of them it always has."""
-    is_whole = len(here) == len(learned.loaded.recipe.modalities)
-    return is_whole or frozenset(here) in learned.trained_on(FUSED)
+    """Says whether fused learned from rows with just these modalities; with all of them it always has.
+
+    Modality dropout counts: a train stage that takes modalities away has rows with what is left.
+    """
+    recipe, kept = learned.loaded.recipe, frozenset(here)
+    return len(here) == len(recipe.modalities) or any(
+        kept <= had and had - kept <= recipe.dropouts.keys() for had in learned.trained_on(FUSED)
+    )
 
 
 def _by_content(experiment: Experiment, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:

@@ -17,7 +17,7 @@ from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
 from fusionkit.interfaces import SourceContext, Tell
 from fusionkit.model import NotHereError, PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe
-from fusionkit.recipe.schema import FUSED
+from fusionkit.recipe.schema import FUSED, Recipe
 from fusionkit.store import Store
 from fusionkit.task import Classification
 from fusionkit.training.device import choose_device
@@ -144,7 +144,10 @@ def examine(
         threads=device.threads,
         tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
     )
-    audit = replace(audit, errors=[*audit.errors, *problems, *absent], warnings=[*audit.warnings, *unseen])
+    is_whole = not (audit.errors or problems or absent)
+    idle = _idle(recipe, readers, folds) if is_whole else []
+    warnings = [*audit.warnings, *unseen, *idle]
+    audit = replace(audit, errors=[*audit.errors, *problems, *absent], warnings=warnings)
     tell("audited", {"errors": audit.problems(), "warnings": [found.message for found in audit.warnings]})
     return Prepared(variants, folds, outcomes, audit)
 
@@ -163,6 +166,24 @@ def _readers(
         except DataError as error:  # its weights are not there
             absent += [Finding("encoder", sentence) for sentence in error.problems]
     return readers, absent, unseen
+
+
+def _idle(recipe: Recipe, readers: Mapping[str, ModalityReader], folds: Sequence[Fold]) -> list[Finding]:
+    """Warns of what is asked for absent modalities, and will do nothing with these data."""
+    found = []
+    if len(recipe.modalities) == 1:
+        [(name, node)] = recipe.modalities.items()
+        keys = [key for key in ("dropout", "absent") if getattr(node, key) not in (0, "zero")]
+        found += [f"modalities.{name}.{key}: does nothing, a sample keeps its only modality." for key in keys]
+    rows = sorted({row for fold in folds for row in fold.train})
+    for name in recipe.stood_in if rows else ():
+        if name in recipe.dropouts or name not in readers or not readers[name].present(rows).all():
+            continue
+        found.append(
+            f"modalities.{name}.absent: the vector stays zero, since no training sample lacks {name} "
+            f"({len(rows)} samples). Set modalities.{name}.dropout."
+        )
+    return [Finding("absence", sentence) for sentence in found]
 
 
 def _read(loaded: LoadedRecipe, places: Places, workers: int, tell: Tell) -> Manifest:

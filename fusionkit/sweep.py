@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fusionkit.core_parts import SCALE_VERSION
 from fusionkit.data.digests import content_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError, FusionkitError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.interfaces import Tell
 from fusionkit.locks import Busy
-from fusionkit.model import SCALE_VERSION
 from fusionkit.prepare import Places, Prepared, prepare, read_manifest
 from fusionkit.recipe.components import data_files
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml

@@ -20,9 +20,10 @@ from toy_images import (
 )
 
 from fusionkit.data.splits import Fold
+from fusionkit.training.addresses import describe_step
 from fusionkit.training.features import BATCH
 from fusionkit.training.pretrain import predict_pretrained
-from fusionkit.training.stages import Plan, describe_step, plan_steps, run_steps
+from fusionkit.training.stages import Plan, plan_steps, run_steps
 from fusionkit.training.supervised import predict_logits
 
 NAMES = {
@@ -70,6 +71,7 @@ def base(tmp_path_factory) -> tuple[Path, dict[str, str]]:
         (["modalities.record.raiser.width=6"], {"fit record.raiser", "fit record.scale", "train head"}),
         (["modalities.record.columns=[number]"], RECORD | {"train head"}),
         (["head={use: toy_linear}"], {"train head"}),
+        (["modalities.image.dropout=0.3"], {"train head"}),
         (["seed=1"], ALL),
         (["training.precision=bf16"], ALL),
     ],
@@ -98,6 +100,37 @@ def test_what_no_result_depends_on_changes_no_address(base, overrides):
     threads = torch.get_num_threads()
     assert changed(before, addresses(make_experiment(folder, *overrides))) == set()
     torch.set_num_threads(threads)
+
+
+def test_what_is_asked_for_absent_modalities_changes_the_fused_model_and_its_absence_nothing(base):
+    """A recipe without it is described as before the keys existed, so that its addresses are as old."""
+    folder, before = base
+    other, learned = (
+        make_experiment(folder, "modalities.image.dropout=0.3", *more)
+        for more in ([], ["modalities.image.absent=learned"])
+    )
+    assert changed(before, addresses(other)) == {"train head"}
+    vector = addresses(learned)
+    assert vector.pop("train image.absent head") not in {*addresses(other).values(), *before.values()}
+    assert vector == {name: address for name, address in before.items() if name != "train head"}
+
+    described = [describe_step(e, plan_steps(e, FOLD, 0).steps[-1]) for e in (make_experiment(folder), other)]
+    assert described[1].pop("dropout") == {"image": 0.3}
+    assert described[0] == described[1]
+    assert set(described[0]) == {
+        *("format", "loop", "verb", "options", "learned", "parts", "order", "inputs", "rows", "validation"),
+        *("task", "seed", "device", "precision", "torch"),
+    }
+    fitted = [describe_step(other, step) for step in plan_steps(other, FOLD, 0).steps[:-1]]
+    assert not any("dropout" in entry for entry in fitted)
+
+
+def test_with_and_without_a_learned_vector_all_else_is_drawn_alike(base):
+    steps = [
+        plan_steps(make_experiment(base[0], *more), FOLD, 0).steps[-1]
+        for more in ([], ["modalities.image.absent=learned"])
+    ]
+    assert steps[0].seed == steps[1].seed
 
 
 def test_a_second_task_changes_the_addresses_of_what_depends_on_it_and_its_absence_none(base):

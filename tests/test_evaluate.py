@@ -473,6 +473,14 @@ def test_three_classes_have_no_threshold_and_are_evaluated_all_the_same(study, t
     assert {row.predicted for row in answers.rows} <= {"no", "yes", "perhaps"}
 
 
+def test_fused_that_learned_with_dropout_answers_without_pictures_by_itself(study, tmp_path):
+    result = study.run(HOLDOUT, "evaluation.resamples=100", "modalities.image.dropout=0.5")
+    rows = [[row[0], "", *row[2:]] for row in rows_of("b", 2)]
+    report = study.other(result, tmp_path, rows).report
+    assert report["answered"] == {"fused": 36}
+    assert report["models"]["fused"]["n_subjects"] == 12
+
+
 def test_data_without_any_picture_are_answered_by_the_record(study, holdout, tmp_path):
     rows = [[row[0], "", *row[2:]] for row in rows_of("b", 2)]
     report = study.other(holdout, tmp_path, rows).report

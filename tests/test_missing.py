@@ -306,13 +306,11 @@ def test_curves_are_a_small_table(tested, width):
         report["models"][name]["subject"]["roc_auc"]["value"]
         for name in ("fused", *report["missing"][0]["models"][1:])
     ]
-    assert lines[at + 1].split() == ["blanked", "none", "0.5", "1"]
+    assert lines[at + 1].split() == ["blanked", "none", "0.5", "all"]
     assert lines[at + 2].split() == ["fused", *(f"{value:.3f}" for value in values)]
     assert lines[at + 3].split()[-1] == "none"
     assert "missing_record" not in text
-    told = (
-        "record: with 1 of record blanked, 0 of 12 subjects have anything left that it reads; the others are"
-    )
+    told = "record: with all of record blanked, 0 of 12 subjects have anything left that it reads; the others"
     assert told in " ".join(text.split())
 
 

@@ -20,7 +20,7 @@ from fusionkit import ColumnSpec, RaiserSpec, __version__, hookimpl
 from fusionkit.errors import DataError, IntegrityError, PluginError
 from fusionkit.learned import open_run
 from fusionkit.locks import users
-from fusionkit.predict import Answers, _half_a_record, predict, read_rows
+from fusionkit.predict import Answers, _half_a_record, answering_model, predict, read_rows
 from fusionkit.prepare import Places
 from fusionkit.run import RunResult, run
 from fusionkit.store import address_of
@@ -134,6 +134,37 @@ def test_a_head_that_learned_without_a_modality_answers_itself(with_blanks, tmp_
     assert_as_reported(answers, expected)
     assert {row.model for row in answers.rows} == {"fused"}
     assert {"", "image"} <= {row.missing for row in answers.rows}
+
+
+@pytest.fixture(scope="module")
+def with_dropout(tmp_path_factory) -> RunResult:
+    asked = ["modalities.image.dropout=0.5", "modalities.image.absent=learned"]
+    return run_toy(tmp_path_factory.mktemp("dropout"), *asked, "evaluation.missing={image: [1]}")
+
+
+def test_fused_answers_what_dropout_taught_it_and_as_the_report_says(with_dropout, tmp_path):
+    """Only the picture was taken away: without the record, the picture's own model answers."""
+    expected = reported(with_dropout, "fused_missing_image_1")
+    rows = [row | {"picture": None} for row in cells() if row["id"] in expected]
+    answers = answer_rows(with_dropout, tmp_path, rows)
+    assert_as_reported(answers, expected)
+    assert {(row.model, row.missing) for row in answers.rows} == {("fused", "image")}
+    rows = [row | {"number": None, "word": None} for row in cells()[:3]]
+    answers = answer_rows(with_dropout, tmp_path, rows)
+    assert {(row.model, row.missing) for row in answers.rows} == {("image", "record")}
+
+
+def test_a_vector_that_was_changed_is_noticed(with_dropout, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(with_dropout.folder, folder)
+    index = json.loads((folder / "model" / "index.json").read_text())
+    address = index["members"][0]["origins"]["image.absent"]["address"]
+    path = folder / "model" / f"{address}.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="not what the run wrote"):
+        open_run(folder, toy_images.make_registry(), folder_of(with_dropout) / "data")
 
 
 def test_a_row_says_what_it_lacks_and_one_with_nothing_has_no_answer(holdout, tmp_path):
@@ -295,6 +326,35 @@ def test_of_three_modalities_fused_answers_the_sets_that_it_learned_from(tmp_pat
         ("text", "image; record"),
         ("fused", "image (fused never learned without image)"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "trained_on", "here", "model"),
+    [
+        ((), ["a b c"], "a", "a"),
+        (("b", "c"), ["a b c"], "a", "fused"),
+        (("b", "c"), ["a b c"], "b", "b"),
+        (("b",), ["a b c"], "a", "a"),
+        (("b",), ["a b"], "a", "fused"),
+        (("b",), ["b c"], "c", "fused"),
+        (("a", "b", "c"), ["a b c"], "c", "fused"),
+    ],
+)
+def test_dropout_counts_as_having_learned_without_what_it_took_away(dropped, trained_on, here, model):
+    class Learned:
+        models = ("fused", "a", "b", "c")
+
+        class loaded:
+            class recipe:
+                modalities: ClassVar = dict.fromkeys("abc")
+                dropouts: ClassVar = dict.fromkeys(dropped, 0.5)
+
+        @staticmethod
+        def trained_on(name: str) -> set[frozenset[str]]:
+            assert name == "fused"
+            return {frozenset(names.split()) for names in trained_on}
+
+    assert answering_model(Learned, {name: name in here.split() for name in "abc"}) == model
 
 
 def test_other_versions_than_the_runs_are_said(tmp_path, monkeypatch):

@@ -94,6 +94,52 @@ def test_two_stages_of_one_name():
     ]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentences"),
+    [
+        (
+            ["head.use=toy_sum", "modalities.image.absent=learned"],
+            [
+                "override 'modalities.image.absent=learned': modalities.image.absent: the vector learns by gradient through the head, and toy_sum passes none on (learned). Use another head, or write zero."
+            ],
+        ),
+        (
+            ["head.use=toy_sum", "modalities.record.dropout=0.3"],
+            [
+                "override 'modalities.record.dropout=0.3': modalities.record.dropout: train stages that learn by gradient take a modality away, and there is none (0.3). Train a head that learns by gradient, or write 0."
+            ],
+        ),
+        (["modalities.image.dropout=1"], ["override 'modalities.image.dropout=1': modalities.image.dropout: must be less than 1 (1)."]),
+        (["modalities.image.dropout=-0.1"], ["override 'modalities.image.dropout=-0.1': modalities.image.dropout: must be at least 0 (-0.1)."]),
+        (["modalities.image.absent=mean"], ["override 'modalities.image.absent=mean': modalities.image.absent: must be 'zero' or 'learned' ('mean')."]),
+        (
+            ["stages.fuse.train=[head, image.absent]"],
+            [
+                "override 'stages.fuse.train=[head, image.absent]': stages.fuse.train[1]: no such part ('image.absent'). Did you mean 'image.encoder'? Known: head, image.encoder, record.encoder, record.raiser."
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_absent_modalities_cannot_have(overrides, sentences):
+    with pytest.raises(RecipeError) as caught:
+        load_text(toy_images.RECIPE, toy_images.make_registry(), name="r.yaml", overrides=overrides)
+    assert list(caught.value.problems) == sentences
+
+
+def test_a_head_in_closed_form_learns_no_vector_and_knows_no_dropout():
+    asked = ["modalities.record.absent=learned", "modalities.signs.dropout=0.2"]
+    assert problems(strategies.SMALL, "head={use: sklearn, model: svm}", *asked) == [
+        "override 'modalities.record.absent=learned': modalities.record.absent: the vector learns by gradient through the head, and sklearn passes none on (learned). Use another head, or write zero.",
+        "override 'modalities.signs.dropout=0.2': modalities.signs.dropout: train stages that learn by gradient take a modality away, and there is none (0.2). Train a head that learns by gradient, or write 0.",
+    ]
+
+
+def test_a_head_with_nothing_to_learn_may_have_dropout_where_an_encoder_learns_through_it():
+    overrides = ["head.use=toy_sum", "modalities.record.raiser=null", "modalities.image.dropout=0.3"]
+    text = toy_images.RECIPE.replace("train: [head]", "train: [head, image.encoder]")
+    assert load_text(text, toy_images.make_registry(), overrides=overrides).recipe.dropouts == {"image": 0.3}
+
+
 def test_a_stage_that_uses_what_is_fitted_only_later():
     text = strategies.SMALL.replace(
         "  - name: raise_record\n    fit: [record.encoder, ", "  - name: early\n    fit: ["

@@ -11,6 +11,7 @@ import pytest
 from fusionkit.recipe.dialect import parse
 from fusionkit.recipe.json_schema import recipe_schema
 from fusionkit.recipe.load import load_recipe
+from fusionkit.recipe.sweep import load_sweep
 from fusionkit.registry import Registry
 
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -63,3 +64,12 @@ def test_a_recipe_says_what_it_is(path, registry):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert load_recipe(path, registry).recipe.description
+
+
+def test_the_sweep_on_missing_modalities_tests_every_row_without_any_image(registry):
+    sweep = load_sweep(FOLDER / "compare" / "missing_modality.yaml", registry)
+    recipes = {task.variant.name: task.loaded.recipe for task in sweep.tasks}
+    assert all(recipe.evaluation.missing == {"image": (1,)} for recipe in recipes.values())
+    assert recipes[sweep.sweep.reference].dropouts == {}
+    assert recipes["dropout 0.5 of either"].dropouts == {"image": 0.5, "emr": 0.5}
+    assert recipes["dropout 0.3, learned vector"].stood_in == ["image"]

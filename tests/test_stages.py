@@ -19,9 +19,10 @@ from toy_images import (
 )
 
 from fusionkit import RaiserSpec, hookimpl
+from fusionkit.core_parts import Scale
 from fusionkit.data.batches import make_units
 from fusionkit.errors import DataError, IntegrityError, PluginError, TrainingError
-from fusionkit.model import Scale, state_digest
+from fusionkit.model import state_digest
 from fusionkit.training import train
 from fusionkit.training.experiment import Origin
 from fusionkit.training.stages import Plan, plan_steps, run_steps

@@ -32,6 +32,8 @@ KEY_BYTES = 32
 Keys = np.dtype(f"V{KEY_BYTES}")
 """A sha256 in an array, its zero bytes at the end included."""
 _UNKNOWN, _ABSENT, _PRESENT = 0, 1, 2
+Kept = Mapping[str, NDArray[np.bool_]]
+"""By modality, which units (n,) have it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,13 @@ def cut_batches(n_rows: int, size: int) -> list[slice]:
 
 
 def read_ahead(
-    units: Units, size: int, readers: Sequence[ModalityReader], *, training: bool, learning: bool = False
+    units: Units,
+    size: int,
+    readers: Sequence[ModalityReader],
+    *,
+    training: bool,
+    learning: bool = False,
+    keep: Callable[[Units], Kept] | None = None,
 ) -> Iterator[Units]:
     """Yields batches of units; where a row has many, readers have read a block of rows, each once, before.
 
@@ -120,6 +128,7 @@ def read_ahead(
         readers: Who reads them.
         training: Whether they are training views.
         learning: Whether batches are cut by `cut_batches`.
+        keep: Says by modality which units will be asked for; all that are present by default.
     """
     per_row = _shape(units)[1]
     block, ready = max(1, BLOCK // per_row) * per_row, 0
@@ -128,8 +137,11 @@ def read_ahead(
     plain = [slice(start, start + size) for start in range(0, len(units), size)]
     for part in cut_batches(len(units), size) if learning else plain:
         while per_row > 1 and ready < min(part.stop, len(units)):
+            some = units.take(slice(ready, ready + block))
+            kept = keep(some) if keep is not None else None
             for reader in readers:
-                reader.prepare(units.take(slice(ready, ready + block)), training=training)
+                # what is read and never taken would fill the memory
+                reader.prepare(some if kept is None else some.take(kept[reader.name]), training=training)
             ready += block
         yield units.take(part)
 

@@ -176,15 +176,20 @@ def _blocks(
     places = [place for place, rate in enumerate(rates) if rate > 0]  # at 0 it is what nothing blanked is
     for start in range(0, len(places), per_block):
         chosen = places[start : start + per_block]
-        title = f"{label} with a share of {modality} blanked in the test rows:"
+        share = modality if all(rates[i] == 1 for i in places) else f"a share of {modality}"
+        title = f"{label} with {share} blanked in the test rows:"
         lines = [textwrap.fill(title, width, subsequent_indent="  ")] if start == 0 else []
-        lines.append(_line("blanked", ["none", *(f"{rates[i]:g}" for i in chosen)], indent))
+        lines.append(_line("blanked", ["none", *(_share(rates[i]) for i in chosen)], indent))
         for curve in curves:
             names = [curve["model"], *(curve["models"][i] for i in chosen)]
             values = [models[name]["subject"][metric]["value"] for name in names]
             cells = ["none" if value is None else f"{value:.3f}" for value in values]
             lines.append(_line(curve["model"], cells, indent))
         yield "\n".join(lines)
+
+
+def _share(rate: float) -> str:
+    return "all" if rate == 1 else f"{rate:g}"
 
 
 def _line(first: str, cells: Sequence[str], indent: int) -> str:
@@ -198,6 +203,6 @@ def _fewer_subjects(report: Mapping[str, Any], curve: Mapping[str, Any]) -> list
     if left == every:
         return []
     return [
-        f"{curve['model']}: with {curve['rates'][-1]:g} of {curve['modality']} blanked, {left} of {every} "
-        "subjects have anything left that it reads; the others are not counted."
+        f"{curve['model']}: with {_share(curve['rates'][-1])} of {curve['modality']} blanked, {left} of "
+        f"{every} subjects have anything left that it reads; the others are not counted."
     ]

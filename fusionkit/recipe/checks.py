@@ -29,6 +29,8 @@ from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec
 Parts = Mapping[str, PartPlan | None]
 FITTED = ("closed_form", "self_supervised")
 """How a part learns that learns in a fit stage."""
+BY_GRADIENT = ("gradient", "self_supervised")
+"""How a part learns that a train stage can teach by gradient."""
 
 
 def verb_of(stage: Stage) -> str:
@@ -96,7 +98,7 @@ def _check_closed_head(stage: TrainStage, path: TreePath, parts: Parts, findings
         return
     for index, part in enumerate(stage.train):
         plan = parts.get(part)
-        if part != "head" and plan is not None and learns(plan) in ("gradient", "self_supervised"):
+        if part != "head" and plan is not None and learns(plan) in BY_GRADIENT:
             other = "a pretrain" if learns(plan) == "gradient" else "a fit"
             findings.add(
                 (*path, "train", index),
@@ -266,6 +268,29 @@ def check_validation(recipe: Recipe, findings: Findings) -> None:
             "by sample, one subject's samples fall on both sides, which is leakage. "
             "Write `unit: subject`, or also `accept_leakage: true`; the report will say so.",
         )
+
+
+def check_absence(recipe: Recipe, parts: Parts, findings: Findings) -> None:
+    """Checks that what is asked for absent modalities has a stage, and a head, that learn by gradient."""
+    head = parts.get("head")
+    in_train = [
+        parts.get(part) for stage in recipe.stages if isinstance(stage, TrainStage) for part in stage.train
+    ]
+    is_trained = any(plan is None or learns(plan) in BY_GRADIENT for plan in in_train)
+    for name, node in recipe.modalities.items():
+        path: TreePath = ("modalities", name)
+        if node.absent == "learned" and head is not None and learns(head) not in BY_GRADIENT:
+            findings.add(
+                (*path, "absent"),
+                f"the vector learns by gradient through the head, and {head.use} passes none on (learned). "
+                "Use another head, or write zero.",
+            )
+        if node.dropout and not is_trained:
+            findings.add(
+                (*path, "dropout"),
+                f"train stages that learn by gradient take a modality away, and there is none "
+                f"({node.dropout:g}). Train a head that learns by gradient, or write 0.",
+            )
 
 
 def check_blanking(tree: Mapping[str, Any], findings: Findings) -> None:

@@ -185,6 +185,7 @@ def _load(
         is_scaled = any(node.standardize for node in shape.recipe.modalities.values())
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)
         checks.check_taught(stages, plans, findings)
+        checks.check_absence(shape.recipe, plans, findings)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
         if "split" not in shape.doubtful:

@@ -106,6 +106,11 @@ class ModalityNode(Node):
     """Widens the feature vector; null for none."""
     standardize: bool = True
     """Whether features are standardised before the head, on training rows."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of training samples from which train stages take the modality away, anew in every epoch; a
+    sample keeps at least one modality."""
+    absent: Literal["zero", "learned"] = "zero"
+    """What the head gets where a sample lacks the modality; learned: a vector that learns with the head."""
 
 
 class LoopOptions(Node):
@@ -347,6 +352,18 @@ class Recipe(Node):
     def n_jobs(self) -> int:
         """How many processes there is work for: at most one for each training of a model."""
         return min(self.training.jobs, self.n_trainings)
+
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """Modality -> the share of training samples that lose it; nothing is taken from a single modality."""
+        shares = {name: node.dropout for name, node in self.modalities.items() if node.dropout}
+        return shares if len(self.modalities) > 1 else {}
+
+    @property
+    def stood_in(self) -> list[str]:
+        """The modalities with a learned vector for what is absent; a single one has none."""
+        found = [name for name, node in self.modalities.items() if node.absent == "learned"]
+        return found if len(self.modalities) > 1 else []
 
     @model_validator(mode="after")
     def _check_reserved(self) -> Recipe:

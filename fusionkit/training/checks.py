@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fusionkit.core_parts import is_core_part
 from fusionkit.errors import FusionkitError, PluginError, TrainingError
 from fusionkit.model import FusionModel, ModalityBatch
 from fusionkit.store import Store
@@ -90,7 +91,7 @@ def _reversed(n_rows: int) -> Tensor:
 
 def _is_first(experiment: Experiment, paths: Sequence[str]) -> bool:
     """Says, once per run, that these parts have not been looked at; what they learned does not matter."""
-    uses = [experiment.factory.loaded.parts[path] for path in paths if not path.endswith(".scale")]
+    uses = [experiment.factory.loaded.parts[path] for path in paths if not is_core_part(path)]
     mark = tuple((plan.path, plan.use, str(plan.options)) for plan in uses)
     if mark in experiment.shared.checked:
         return False

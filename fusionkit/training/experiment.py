@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusionkit.data.batches import ModalityReader, Units
+from fusionkit.core_parts import ABSENT_VERSION, SCALE_VERSION
+from fusionkit.data.batches import Kept, ModalityReader, Units
 from fusionkit.data.digests import content_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import IntegrityError
 from fusionkit.interfaces import Encoder, Tell
 from fusionkit.model import (
-    SCALE_VERSION,
     FusionModel,
     ModalityBatch,
     PartFactory,
@@ -169,6 +169,8 @@ class Experiment:
         """Returns what determines a part's behaviour, for addresses; its pretraining alone, if so asked."""
         if path.endswith(".scale"):
             return {"use": "scale", "version": SCALE_VERSION, "origin": origin.address}
+        if path.endswith(".absent"):
+            return {"use": "absent", "version": ABSENT_VERSION, "origin": origin.address}
         plan = self.factory.loaded.parts[path]
         files = data_files(plan.config, self.factory.data_root)
         readout = getattr(plan.card, "readout", ())
@@ -285,7 +287,8 @@ class Feed:
             n: experiment.device.autocast for n in experiment.modalities if experiment.reader(n).is_stored
         }
         dims = {name: factory.dim(name) for name in experiment.modalities}
-        return FusionModel(chains, part("head"), precise, dims, experiment.task.output_dim)
+        absent = {name: part(f"{name}.absent") for name in factory.loaded.recipe.stood_in}
+        return FusionModel(chains, part("head"), precise, dims, experiment.task.output_dim, absent)
 
     def ensure(self, units: Units, *, training: bool) -> int:
         """Computes the features that the store lacks for these units; returns how many rows were computed."""
@@ -313,13 +316,13 @@ class Feed:
         draws = np.where(units.draws < 0, units.draws, units.draws % spec.draws)
         return Units(units.rows, units.views, draws)
 
-    def batch(self, units: Units, *, training: bool) -> dict[str, ModalityBatch]:
-        """Returns one batch, on the device."""
+    def batch(self, units: Units, *, training: bool, kept: Kept | None = None) -> dict[str, ModalityBatch]:
+        """Returns one batch, on the device; `kept` says by modality which units have it, else the data do."""
         experiment = self.experiment
         batch = {}
         for name in experiment.modalities:
             reader = experiment.reader(name)
-            present = reader.present(units.rows)
+            present = reader.present(units.rows) if kept is None else kept[name]
             here = units.take(present)
             inputs: Any
             if not len(here):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -12,20 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fusionkit.core_parts import Scale
 from fusionkit.data.batches import Units, cut_batches, make_units
 from fusionkit.data.splits import Fold
 from fusionkit.errors import DataError, PluginError
-from fusionkit.interfaces import Fittable, InputSpec, SelfSupervised
-from fusionkit.model import Scale, calling, seed_of, state_digest
+from fusionkit.interfaces import Fittable, SelfSupervised
+from fusionkit.model import calling, seed_of, state_digest
 from fusionkit.recipe.checks import parts_of
 from fusionkit.recipe.schema import FitStage, PretrainStage, TrainStage
-from fusionkit.store import FORMAT, Artefact, address_of
+from fusionkit.store import Artefact, address_of
+from fusionkit.training.addresses import describe_step
 from fusionkit.training.experiment import Experiment, Origin, Origins, chain_inputs
 from fusionkit.training.joined import head_inputs, head_samples, head_units
 from fusionkit.training.memory import take_rows
-from fusionkit.training.pretrain import auxiliary_values, run_pretrain
+from fusionkit.training.pretrain import run_pretrain
 from fusionkit.training.supervised import run_train
-from fusionkit.training.train import LOOP_VERSION, Loop, delete_checkpoint, run_loop
+from fusionkit.training.train import Loop, delete_checkpoint, run_loop
 
 EXTRA_STATE = "_extra_state"
 """Torch's key of what get_extra_state gives."""
@@ -79,7 +80,8 @@ class _Planner:
         self.seed = recipe.seed
         # the first initialisation has the recipe's own seed; what learns in closed form has no other
         self.member_seed = recipe.seed if member == 0 else seed_of(recipe.seed, "member", member)
-        named = {path for stage in recipe.stages for path in parts_of(stage)}
+        self.absent = [path for path in experiment.factory.paths() if path.endswith(".absent")]
+        named = {*self.absent, *(path for stage in recipe.stages for path in parts_of(stage))}
         self.origins = {
             path: experiment.initial(path, self._seed(path) if path in named else self.seed)
             for path in experiment.factory.paths()
@@ -133,6 +135,8 @@ class _Planner:
         # a head that learns nothing is named so that what comes into it is scaled
         if "head" in stage.train:
             self._add_scales(stage)
+        if "head" in learning:  # what stands for the absent means something to this head alone
+            learning = self._in_order([*learning, *self.absent])
         rows, validation = (self._rows(modalities, rows) for rows in (self.fold.train, self.fold.validation))
         if learning:
             self._append("train", stage, learning, self.experiment.factory.paths(), rows, validation)
@@ -189,6 +193,8 @@ class _Planner:
                 "has the modality (0 rows), and `early_stopping` needs some. Use more data or a larger share."
             )
         seed = self._seed(learned[0])
+        # without what comes with the head: with and without it, all else is drawn alike
+        seeded = sorted(path for path in learned if path not in self.absent)
         step = Step(
             verb,
             stage,
@@ -196,66 +202,12 @@ class _Planner:
             {path: self.origins[path] for path in used},
             rows,
             validation if stops_early else (),
-            seed_of(seed, verb, *sorted(learned)),
+            seed_of(seed, verb, *seeded),
         )
         step = replace(step, address=address_of(describe_step(self.experiment, step)))
         self.steps.append(step)
         for path in learned:
             self.origins[path] = Origin(step.address, self.origins[path].seed, is_learned=True)
-
-
-def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
-    """Returns all that determines a step's result; its sha256 is the address."""
-    modalities = sorted({path.split(".")[0] for path in step.used} - {"head"})
-    is_closed_form = step.verb == "fit" and experiment.factory.learns(step.learned[0]) == "closed_form"
-    left_out, second = {"name", "fit", "train", "pretrain"}, {}
-    if isinstance(step.stage, PretrainStage) and step.stage.auxiliary is not None:
-        values = auxiliary_values(experiment, step.stage, step.rows)
-        second = {"auxiliary": address_of(list(values.values()))}
-    else:  # such a stage's address is older than the option
-        left_out |= {"auxiliary", "auxiliary_weight"}
-    options = {} if is_closed_form else step.stage.model_dump(mode="json", exclude=left_out)
-    readers = {name: experiment.reader(name) for name in modalities}
-    return {
-        "format": FORMAT,
-        "loop": LOOP_VERSION,
-        "verb": step.verb,
-        "options": options,
-        "learned": sorted(step.learned),
-        "parts": {
-            path: experiment.describe_part(path, origin, is_pretrained=step.verb == "pretrain")
-            for path, origin in step.used.items()
-        },
-        # a head may join its modalities in the recipe's order, and keys are sorted
-        "order": [[name, experiment.factory.dim(name)] for name in experiment.modalities]
-        if "head" in step.used
-        else [],
-        "inputs": {name: _describe_input(reader.spec, step) for name, reader in readers.items()},
-        "rows": _digest_rows(experiment, step.rows, modalities),
-        "validation": _digest_rows(experiment, step.validation, modalities),
-        "task": experiment.task.identity(),
-        "seed": step.seed,
-        **second,
-        **experiment.device.identity(),
-    }
-
-
-def _describe_input(spec: InputSpec, step: Step) -> dict[str, Any]:
-    views = {"views": list(spec.views(training=True)), "draws": spec.draws}
-    if step.validation:  # early stopping looks at evaluation views
-        views["validation_views"] = list(spec.views(training=False))
-    return {"spec": dict(spec.identity()), **views}
-
-
-def _digest_rows(experiment: Experiment, rows: Sequence[int], modalities: Sequence[str]) -> str:
-    manifest = experiment.manifest
-    readers = [experiment.reader(name) for name in modalities]
-    digest = hashlib.sha256()
-    for row in rows:  # one by one: as one value, the rows of a large cohort would fill the memory
-        keys = [key.hex() if (key := reader.key(row)) else None for reader in readers]
-        line = [manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], keys]
-        digest.update(bytes.fromhex(address_of(line)))
-    return digest.hexdigest()
 
 
 def run_steps(experiment: Experiment, plan: Plan) -> int:

@@ -10,11 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fusionkit.data.batches import ModalityReader, Units, cut_batches, epoch_order, make_units, read_ahead
+from fusionkit.data.batches import (
+    Kept,
+    ModalityReader,
+    Units,
+    cut_batches,
+    epoch_order,
+    make_units,
+    read_ahead,
+)
 from fusionkit.data.threads import prefetch
 from fusionkit.model import ModalityBatch
 from fusionkit.recipe.schema import SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
+from fusionkit.training.dropout import ModalityDropout
 from fusionkit.training.experiment import Experiment, Feed, Origin
 from fusionkit.training.train import Loop, run_loop
 
@@ -62,9 +71,11 @@ class Supervised:
         n_views: tuple[int, int],
         find: Callable[[Any], tuple[str, NDArray[Any]] | None],
         loss_of: LossOf | None = None,
+        keep: Callable[[Units], Kept] | None = None,
     ) -> None:
         self.experiment, self.options, self.step = experiment, options, step
         self.read, self.logits, self.raw, self.find = read, logits, raw, find
+        self.keep = keep
         self.loss_of = loss_of or self._loss_of_task
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
@@ -79,7 +90,8 @@ class Supervised:
         return self._batches(order, self.options.batch_size, True)
 
     def _batches(self, units: Units, size: int, training: bool) -> Iterator[Batch]:
-        parts = read_ahead(units, size, self.raw, training=training, learning=training)
+        keep = self.keep if training else None
+        parts = read_ahead(units, size, self.raw, training=training, learning=training, keep=keep)
         made = ((part, self.read(part, training)) for part in parts)
         return prefetch(made, look=self._look) if self.raw else made
 
@@ -178,9 +190,10 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
     model = feed.model(learning)
     readers = [experiment.reader(name) for name in experiment.modalities if name not in feed.stored]
     raw = [reader for reader in readers if reader.is_stored]
+    dropout = ModalityDropout(experiment)
 
     def read(units: Units, training: bool) -> dict[str, ModalityBatch]:
-        return feed.batch(units, training=training)
+        return feed.batch(units, training=training, kept=dropout.keep(units) if training else None)
 
     loop = Supervised(
         experiment,
@@ -192,6 +205,7 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
         raw=raw,
         n_views=(experiment.n_views(training=True), experiment.n_views(training=False)),
         find=lambda batch: find_not_finite(experiment, model, batch),
+        keep=dropout.keep,
     )
     feed.ensure(loop.units, training=True)
     if len(loop.validation):
