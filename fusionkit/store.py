@@ -139,9 +139,12 @@ class Store:
         path = self.root / "journal.jsonl"
         if not path.exists() or path.stat().st_size == self._journal_read:
             return
-        with open(path, "rb") as file:
-            file.seek(self._journal_read)
-            tail = file.read()
+        try:
+            with open(path, "rb") as file:
+                file.seek(self._journal_read)
+                tail = file.read()
+        except OSError as error:  # a folder in its place, or no right to read it
+            raise resource_error(path, error) from error
         whole = tail.rfind(b"\n") + 1  # the last line may still be being written
         for line in tail[:whole].splitlines():
             try:

@@ -28,7 +28,7 @@ def table_csv(entry: Mapping[str, Any]) -> str:
     for metric in METRICS:
         head += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_pooled"]
         head += [f"{metric}_sd_seeds", f"{metric}_sd_folds", f"{metric}_paper"]
-    compared = ["compared_with", "difference", "difference_low", "difference_high", "p", "p_holm"]
+    compared = ["compared_with", "difference", "difference_low", "difference_high", "p", "p_holm", "failed"]
     writer.writerow([*head, *compared])
     for row in entry["rows"]:
         cells = [row["name"], row.get("missing"), str(entry["simulated"]).lower(), row["unit"]]
@@ -38,8 +38,10 @@ def table_csv(entry: Mapping[str, Any]) -> str:
             cells += [row["pooled"][metric]["value"], row["sd_seeds"][metric], row["sd_folds"][metric]]
             cells.append(row["paper"].get(metric))
         difference = row["difference"] or {}
-        cells += [difference.get(key) for key in ("reference", *ends, "p", "p_holm")]
+        cells += [*(difference.get(key) for key in ("reference", *ends, "p", "p_holm")), None]
         writer.writerow(["" if cell is None else cell for cell in cells])
+    for name, problems in entry["failed"].items():
+        writer.writerow([name, *[""] * (len(head) + len(compared) - 2), "; ".join(problems)])
     return text.getvalue()
 
 
@@ -57,7 +59,11 @@ def table_markdown(entry: Mapping[str, Any]) -> str:
     head += [f"{LABELS[main]} {_minus(entry)}", "p (Holm)"] if entry["references"] else []
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(_cells(row, entry, shown)) + " |" for row in entry["rows"]]
-    lines += [f"| {name} | failed: {problems[0]} |" for name, problems in entry["failed"].items()]
+    blank = " |" * (len(head) - 2)
+    for name, problems in entry["failed"].items():
+        reason = " ".join(problems[0].split())
+        shown = [text.replace("|", "\\|") for text in (name, f"failed: {reason}")]
+        lines.append(f"| {' | '.join(shown)} |{blank}")
     lines += ["", *_legend(entry)]
     return "\n".join(lines) + "\n"
 
@@ -67,19 +73,23 @@ def table_text(entry: Mapping[str, Any], width: int = 80) -> str:
     metric = entry["metric"]
     lines = [SIMULATED] if entry["simulated"] else []
     names = [_text_name(row) for row in entry["rows"]]
-    indent = min(max([len(name) for name in names] + [4]) + 2, width - 44)
+    indent = min(max([len(name) for name in names] + [4]) + 2, width - 46)
     head = [
         "row".ljust(indent),
         LABELS[metric].ljust(19),
         "paper".ljust(7) if _has_paper(entry, metric) else "",
     ]
-    lines.append("".join(head) + (_minus(entry) if entry["references"] else ""))
+    room = width - sum(map(len, head))
+    lines.append("".join(head) + (shorten(_minus(entry), room) if entry["references"] else ""))
     for name, row in zip(names, entry["rows"], strict=True):
         cells = [shorten(name, indent - 1).ljust(indent), _short(row["subject"][metric]).ljust(19)]
         cells.append(_number(row["paper"].get(metric)).ljust(7) if _has_paper(entry, metric) else "")
         lines.append("".join([*cells, _short(row["difference"], "+") if row["difference"] else ""]).rstrip())
     lines += [f"{name}: failed" for name in entry["failed"]]
-    lines += ["", *(textwrap.fill(text, width, subsequent_indent="  ") for text in _legend(entry))]
+    lines += [
+        "",
+        *(textwrap.fill(text, width, subsequent_indent="  ") for text in _legend(entry, is_text=True)),
+    ]
     return "\n".join(lines)
 
 
@@ -90,8 +100,13 @@ def _text_name(row: Mapping[str, Any]) -> str:
 def _short(estimate: Mapping[str, Any], sign: str = "") -> str:
     if estimate["value"] is None or estimate["low"] is None:
         return "none"
-    ends = (f"{estimate[end]:{sign}.2f}".replace("0.", ".", 1) for end in ("low", "high"))
-    return f"{estimate['value']:{sign}.3f} {'-'.join(ends) if not sign else ' to '.join(ends)}"
+    ends = (_round(estimate[end], 2, sign).replace("0.", ".", 1) for end in ("low", "high"))
+    return f"{_round(estimate['value'], 3, sign)} {'-'.join(ends) if not sign else ' to '.join(ends)}"
+
+
+def _round(value: float, digits: int, sign: str = "") -> str:
+    """Returns a number; what rounds to nothing has no minus."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
 def _has_paper(entry: Mapping[str, Any], metric: str) -> bool:
@@ -114,8 +129,9 @@ def _estimate(estimate: Mapping[str, Any], sign: str = "") -> str:
     if estimate["value"] is None:
         return str(estimate.get("reason", "none"))
     if estimate["low"] is None:
-        return format(estimate["value"], f"{sign}.3f")
-    return f"{estimate['value']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
+        return _round(estimate["value"], 3, sign)
+    value, low, high = (_round(estimate[end], 3, sign) for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _number(value: float | None) -> str:
@@ -140,10 +156,11 @@ def _difference(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     return _estimate(row["difference"], "+") + ("" if other == entry["reference"] else f" ({other})")
 
 
-def _legend(entry: Mapping[str, Any]) -> list[str]:
+def _legend(entry: Mapping[str, Any], *, is_text: bool = False) -> list[str]:
     seeds = ", ".join(map(str, entry["seeds"]))
+    where = "beside it" if is_text else "in brackets"
     lines = [
-        f"By subject: mean over folds and seeds ({seeds}), in brackets the {100 * entry['interval']:g} % "
+        f"By subject: mean over folds and seeds ({seeds}), {where} the {100 * entry['interval']:g} % "
         f"interval from {entry['resamples']} resamples of subjects."
     ]
     if entry["references"]:
@@ -153,7 +170,9 @@ def _legend(entry: Mapping[str, Any]) -> list[str]:
             if other != entry["reference"]
         ]
         lines.append(
-            "Differences are paired on common subjects; p after Holm's correction for all comparisons"
+            "Differences are paired on common subjects"
+            + ("; their p-values are in table.md," if is_text else "; p")
+            + " after Holm's correction for all comparisons"
             + (" at one missing rate." if entry["curve"] else ".")
             + (f" Compared otherwise: {'; '.join(others)}." if entry["reference"] and others else "")
         )

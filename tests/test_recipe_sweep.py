@@ -148,7 +148,8 @@ def test_a_row_reads_a_model_that_its_run_has(folder, toy_registry):
         ("{name: a, base: toy.yaml}", "sweep.yaml:1: variants: is required. The rows, in order."),
         (
             "{name: a, base: gone.yaml, variants: [{name: a}]}",
-            "gone.yaml: there is no such recipe file. Did you mean 'toy.yaml'? Known: sweep.yaml, toy.yaml.",
+            "sweep.yaml:1: a: gone.yaml: there is no such recipe file. Did you mean 'toy.yaml'? "
+            "Known: sweep.yaml, toy.yaml.",
         ),
         (toys.RECIPE, "sweep.yaml:1: a recipe, not a sweep. Say `fusionkit run`."),
     ],
@@ -165,7 +166,35 @@ def test_a_curve_is_of_a_modality_that_every_variant_tests_with_cells_blanked(fo
         "  - {name: another, overrides: {evaluation.missing: {numbers: [0.5]}}, model: words}\n"
     )
     assert problems_of(folder, toy_registry, text) == [
-        "sweep.yaml:6: variants[1]: `evaluation.missing` has no rates of the sweep's `curve` (numbers). "
-        "None is known.",
+        "sweep.yaml:6: variants[1]: `evaluation.missing` has no rates of the sweep's `curve` (numbers). Give "
+        "some, such as evaluation.missing: {numbers: [0, 0.5]}.",
         "sweep.yaml:7: variants[2].model: it does not read the sweep's `curve` ('words').",
     ]
+
+
+@pytest.mark.parametrize("name", ['"a\\nb"', '"a\\e[31m"', '" a"', '"a "', '"   "', '"a\\u202eb"', '"a\\0b"'])
+@pytest.mark.parametrize("key", ["name", "base"])
+def test_names_and_bases_are_one_line_each(folder, toy_registry, name, key):
+    variant = {"name": "a", "base": "toy.yaml"} | {key: name}
+    text = f"name: s\nvariants:\n  - {{name: {variant['name']}, base: {variant['base']}}}\n"
+    (problem,) = problems_of(folder, toy_registry, text)
+    assert problem.startswith(f"sweep.yaml:3: variants[0].{key}: ")
+    assert "must be one line without control characters, and without blanks at its ends" in problem
+
+
+def test_what_is_wrong_with_the_sweep_and_with_its_recipes_is_said_at_once(folder, toy_registry):
+    text = (
+        "name: s\nbase: toy.yaml\nreference: nobody\ncurve: pet\nvariants:\n  - {name: a}\n"
+        "  - {name: b, overrides: {split.folds: 1}}\n"
+    )
+    assert problems_of(folder, toy_registry, text) == [
+        "sweep.yaml:3: reference: no such variant ('nobody'). Known: a, b.",
+        "sweep.yaml:6: variants[0]: has no modality of that name ('pet'). Known: numbers, words.",
+        "sweep.yaml:7: b: override 'split.folds=1': split.folds: must be at least 2 (1).",
+    ]
+
+
+def test_what_is_wrong_in_every_variant_alike_names_the_sweep(folder, toy_registry):
+    text = "name: s\nbase: gone.yaml\nvariants:\n  - {name: a}\n  - {name: b}\n"
+    (problem,) = problems_of(folder, toy_registry, text)
+    assert problem.startswith("sweep.yaml: gone.yaml: there is no such recipe file.")

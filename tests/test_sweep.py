@@ -284,3 +284,33 @@ def test_the_rows_of_a_source_are_read_once_however_many_experiments_there_are(f
     monkeypatch.setattr(sweep_module, "digest_rows", counted)
     sweep(folder)
     assert read == [24]
+
+
+def test_tables_and_figures_take_any_name_of_one_line(folder):
+    name = 'a|b, $\\frac$ $z$ "q"'
+    (folder / "sweep.yaml").write_text(SWEEP.replace("name: wide,", f"name: {json.dumps(name)},"))
+    entry = build_table(*sweep(folder)).entry
+    assert entry["rows"][1]["name"] == name
+    assert name.replace("|", "\\|") in table_markdown(entry)
+    assert [row[0] for row in csv.reader(io.StringIO(table_csv(entry)))][2] == name
+
+
+def test_a_variant_that_failed_is_in_every_table(folder):
+    entry = dict(json.loads(table(folder)))
+    entry["failed"] = {"gone | lost": ["table.csv: is not there.", "more"]}
+    lines = table_markdown(entry).splitlines()
+    (line,) = [line for line in lines if "gone" in line]
+    assert line.replace("\\|", "").count("|") == lines[4].count("|")
+    [head, *rows] = csv.reader(io.StringIO(table_csv(entry)))
+    assert rows[-1][0] == "gone | lost"
+    assert rows[-1][head.index("failed")] == "table.csv: is not there.; more"
+    assert len(rows[-1]) == len(head)
+
+
+def test_text_stays_within_80_columns_and_nothing_is_minus_zero(folder):
+    wide = "name: wide, overrides: {modalities.numbers.encoder.width: 9}"
+    (folder / "sweep.yaml").write_text(SWEEP.replace(wide, f"name: {'w' * 80}"))
+    entry = build_table(*sweep(folder)).entry
+    assert max(map(len, table_text(entry).splitlines())) <= 80
+    assert "+0.000 +.00 to +.00" in table_text(entry)
+    assert "-0.000" not in table_markdown(entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,7 @@ def run(
     with show_sweep(list(recipes), quiet=quiet) as tell:
         done = run_experiments(recipes, registry, places, tell, jobs)
     if not done.results:
-        _raise_failures(done)
+        _raise_failures(done, recipes)
     table = build_table(loaded, done)
     folder = write_sweep(places.runs, loaded, table, registry)
     if as_json:
@@ -59,11 +60,12 @@ def run(
         print(table_text(table.entry))
         counted = f"{done.computed} experiments computed" if done.computed else "all from the store"
         print(f"Files: {folder}\n({counted})")
-    _raise_failures(done)
+    _raise_failures(done, recipes)
 
 
-def _raise_failures(done: Experiments) -> None:
-    """Raises the first failure's error with the problems of all; the table is there for the others."""
-    if done.failures:
-        first = next(iter(done.failures.values()))
-        raise type(first)([f"{label}: {text}" for label, e in done.failures.items() for text in e.problems])
+def _raise_failures(done: Experiments, labels: Iterable[str]) -> None:
+    """Raises the error of the file's first failure with the problems of all; the others have their table."""
+    failures = {label: done.failures[label] for label in labels if label in done.failures}
+    if failures:
+        first = next(iter(failures.values()))
+        raise type(first)([f"{label}: {text}" for label, e in failures.items() for text in e.problems])

@@ -131,8 +131,9 @@ def _turn(estimate: Estimate) -> Estimate:
     """Returns row minus reference, of reference minus row."""
     if estimate.value is None:
         return estimate
-    low, high = (None if end is None else -end for end in (estimate.high, estimate.low))
-    return replace(estimate, value=-estimate.value, low=low, high=high)
+    # 0 - x: a difference of nothing is no minus zero
+    low, high = (None if end is None else 0.0 - end for end in (estimate.high, estimate.low))
+    return replace(estimate, value=0.0 - estimate.value, low=low, high=high)
 
 
 def judge_row(repetitions: Sequence[Repetition], classes: Sequence[str]) -> list[FoldSubjects]:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fusionkit.errors import shorten
 from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.roc import GRID, RocCurve
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 # Okabe and Ito 2008: told apart without red-green vision, and by line style in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
+MOST_BANDS = 4
+"""Beyond, the bands of ROC curves would hide them; the table has the intervals."""
+LONGEST_NAME = 60
+"""Characters of a name or a title; longer ones would leave no room for what is drawn."""
 _DOTS = 130
 
 
@@ -40,7 +45,7 @@ def draw_rows(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> byt
     axes.plot([], [], "o-", color=COLOURS[0], label="here, interval over subjects")
     if any(metric in row["paper"] for row in rows):
         axes.plot([], [], "D", color=COLOURS[1], markerfacecolor="none", label="the paper")
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_yticks(range(len(rows)), [_plain(row["name"]) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(LABELS[metric])
     axes.grid(axis="x", alpha=0.3)
@@ -64,13 +69,18 @@ def draw_curves(
         rates = [rate for rate, _ in known]
         colour, style = _look(number)
         axes.plot(
-            rates, [e["value"] for _, e in known], marker=".", label=name, color=colour, linestyle=style
+            rates,
+            [e["value"] for _, e in known],
+            marker=".",
+            label=_plain(name),
+            color=colour,
+            linestyle=style,
         )
         banded = [(rate, e["low"], e["high"]) for rate, e in known if e["low"] is not None]
         if banded and len(curves) <= len(COLOURS):
             where, low, high = (list(ends) for ends in zip(*banded, strict=True))
             axes.fill_between(where, low, high, color=colour, alpha=0.1)
-    axes.set_xlabel(over)
+    axes.set_xlabel(_plain(over))
     axes.set_ylabel(LABELS[metric])
     axes.grid(alpha=0.3)
     return _finish(figure, axes, title)
@@ -81,13 +91,19 @@ def draw_roc(curves: Mapping[str, RocCurve], title: str) -> bytes:
     figure, axes = _figure(5.6, 5.6)
     for number, (name, curve) in enumerate(curves.items()):
         colour, style = _look(number)
-        axes.plot(GRID, curve.mean, label=name, color=colour, linestyle=style)
-        axes.fill_between(GRID, curve.low, curve.high, color=colour, alpha=0.1)
+        axes.plot(GRID, curve.mean, label=_plain(name), color=colour, linestyle=style)
+        if len(curves) <= MOST_BANDS:
+            axes.fill_between(GRID, curve.low, curve.high, color=colour, alpha=0.1)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     axes.set_xlabel("1 - specificity")
     axes.set_ylabel("sensitivity")
     axes.set_aspect("equal")
     return _finish(figure, axes, title)
+
+
+def _plain(text: str) -> str:
+    """Returns a short text that matplotlib shows as it is: between two `$` it would set mathematics."""
+    return shorten(text, LONGEST_NAME).replace("$", r"\$")
 
 
 def _look(number: int) -> tuple[str, str]:
@@ -105,7 +121,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, axes: Axes, title: str) -> bytes:
-    axes.set_title(title, fontsize=10)
+    axes.set_title(_plain(title), fontsize=10)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
     image = io.BytesIO()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from fusionkit.errors import FusionkitError, RecipeError, suggest
 from fusionkit.recipe import dialect
@@ -22,15 +23,25 @@ from fusionkit.specs import MAX_SEED
 
 Metric = Literal["roc_auc", "accuracy", "sensitivity", "specificity"]
 Overrides = dict[str, JsonValue]
+
+
+def _check_line(text: str) -> str:
+    if text != text.strip() or any(unicodedata.category(c).startswith("C") for c in text):
+        raise ValueError("must be one line without control characters, and without blanks at its ends")
+    return text
+
+
+Line = Annotated[str, Field(min_length=1), AfterValidator(_check_line)]
+"""A text that stands in tables and messages as it is."""
 MAX_VARIANTS = 500
 
 
 class VariantNode(Node):
     """One row: a recipe with some of its keys changed, and which of its models the row reads."""
 
-    name: Annotated[str, Field(min_length=1, max_length=80)]
+    name: Annotated[Line, Field(max_length=80)]
     """The row's name, as the table shows it."""
-    base: str | None = None
+    base: Line | None = None
     """A recipe file of its own, beside the sweep file; null for the sweep's `base`."""
     overrides: Overrides = Field({})
     """Full path -> value, as `fusionkit run` takes them: each `use` first, null removes a part."""
@@ -49,7 +60,7 @@ class Sweep(Node):
     """Names the folder of its results."""
     description: str = ""
     """One paragraph for people."""
-    base: str | None = None
+    base: Line | None = None
     """The recipe file that variants change, beside the sweep file."""
     overrides: Overrides = Field({})
     """Full path -> value, for every variant, before its own."""
@@ -134,9 +145,9 @@ def load_sweep(
         findings.raise_all()
         raise
     _check(sweep, findings)
-    findings.raise_all()
-    tasks = _load_tasks(path, sweep, tree, registry, overrides, data_root)
+    tasks, errors = _load_tasks(path, sweep, tree, registry, overrides, data_root)
     _check_runs(sweep, tasks, findings)
+    findings.others += errors
     findings.raise_all()
     return LoadedSweep(sweep, text, tuple(overrides), tuple(tasks))
 
@@ -183,11 +194,13 @@ def _load_tasks(
     registry: Registry,
     given: Sequence[str],
     data_root: Path | None,
-) -> list[Task]:
-    """Loads each variant with each seed; what is wrong in all of them alike is said once."""
+) -> tuple[list[Task], list[FusionkitError]]:
+    """Loads each variant with each seed; what is wrong in several of them is said once, a recipe's first."""
     tasks: list[Task] = []
     errors: dict[str, list[tuple[str, FusionkitError]]] = {}
     for index, variant in enumerate(sweep.variants):
+        if variant.base is None and sweep.base is None:
+            continue  # said already
         place = dialect.place_at(tree, ("variants", index))
         base = path.parent / str(variant.base or sweep.base)
         words = [*_as_words(sweep.overrides), *_as_words(variant.overrides)]
@@ -200,16 +213,15 @@ def _load_tasks(
                     errors.setdefault(problem, []).append((f"{place}: {variant.name}", error))
                 break  # the other seeds fail alike
             tasks.append(Task(variant, loaded.recipe.seed, loaded))
-    if errors:
-        worst = max((found[0][1] for found in errors.values()), key=lambda error: error.exit_code == 3)
-        problems = [
-            problem
-            if len(found) == len(sweep.variants)
-            else f"{', '.join(where for where, _ in found)}: {problem}"
-            for problem, found in errors.items()
-        ]
-        raise type(worst)(problems)
-    return tasks
+    found = []
+    for problem, where in errors.items():
+        places = ", ".join(place for place, _ in where)
+        if len(where) == len(sweep.variants) and len(where) > 1:
+            # what is wrong in a base that all share has its place there
+            has_place = re.match(r".*\.ya?ml:[0-9]+: ", problem) is not None
+            places = "" if has_place else str(path)
+        found.append(type(where[0][1])(f"{places}: {problem}" if places else problem))
+    return tasks, sorted(found, key=lambda error: error.exit_code != 3)
 
 
 def _as_words(overrides: Mapping[str, Any]) -> list[str]:
@@ -222,8 +234,11 @@ def _check_runs(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None
     classes = {task.loaded.source.classes for task in tasks}
     if len(classes) > 1:
         findings.add(("variants",), f"variants have different classes ({show(sorted(map(list, classes)))}).")
+    by_name = {task.variant.name: task.loaded for task in tasks}
     for index, variant in enumerate(sweep.variants):
-        loaded = next(task.loaded for task in tasks if task.variant is variant)
+        loaded = by_name.get(variant.name)
+        if loaded is None:  # why is said elsewhere
+            continue
         if variant.model is not None and variant.model not in (known := models_of(loaded)):
             findings.add(
                 ("variants", index, "model"),
@@ -237,8 +252,12 @@ def _check_curve(curve: str, index: int, model: str | None, loaded: LoadedRecipe
     """Checks that a variant's run tests its model with cells of the curve's modality blanked."""
     recipe = loaded.recipe
     if curve not in recipe.evaluation.missing:
-        known = suggest(curve, recipe.evaluation.missing)
-        sentence = f"`evaluation.missing` has no rates of the sweep's `curve` ({curve}). {known}"
+        sentence = f"has no modality of that name ({show(curve)}). {suggest(curve, recipe.modalities)}"
+        if curve in recipe.modalities:
+            sentence = (
+                f"`evaluation.missing` has no rates of the sweep's `curve` ({curve}). Give some, such as "
+                f"evaluation.missing: {{{curve}: [0, 0.5]}}."
+            )
         findings.add(("variants", index), sentence)
     elif (reads := model or models_of(loaded)[0]) not in (FUSED, curve):
         findings.add(("variants", index, "model"), f"it does not read the sweep's `curve` ({show(reads)}).")
