@@ -19,7 +19,7 @@ from fusionkit.specs import EncoderSpec
 from fusionkit.testing.case import BreachError, Case, DoesNotApplyError, check, is_same, require
 from fusionkit.training.checks import is_close
 from fusionkit.training.device import Device
-from fusionkit.training.supervised import pretraining_features
+from fusionkit.training.pretrain import pretraining_features
 
 METHODS = ("identity", "views", "is_random", "content_key", "load", "collate")
 BF16 = Device("cpu", "bf16", 1, "the kit")
