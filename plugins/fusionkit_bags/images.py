@@ -48,9 +48,10 @@ class ImageBagInput(BagInput):
         """Decodes the tiles taken for each cut; raises DataError that names every tile that is no image."""
         paths = self.files.find(cells)
         digests = [tile_digest(path) for path in paths]
-        items, problems = [], []
+        items: list[list[Tensor]] = []
+        problems: list[str] = []
         for cut in cuts:
-            tiles = []
+            tiles: list[Tensor] = []
             for place in self.choose(digests, cut.seed):
                 try:
                     tiles += self.images.load({TILE: paths[place]}, [_tile_cut(cut, digests[place])])
@@ -90,7 +91,7 @@ class ImageBag(nn.Module):
         mask = inputs["mask"]
         # what fills bags up is never seen: it would move batch statistics
         tiles = inputs["tiles"][mask]
-        chunks = [tiles] if self.training else tiles.split(CHUNK)
+        chunks = [tiles] if self.training else torch.split(tiles, CHUNK)
         seen = torch.cat([self.network(self.images.normalize(chunk)) for chunk in chunks])
         bags = seen.new_zeros(*mask.shape, self.output_dim)
         bags[mask] = seen
@@ -111,7 +112,7 @@ def make_network(name: str, weights: str, size: int) -> tuple[nn.Module, int]:
             f"network: timm has no such network ({name}). `timm.list_models()` names all; or say `small`."
         )
     known = timm.get_pretrained_cfg(name)
-    sized = {"img_size": size} if known is not None and known.fixed_input_size else {}
+    sized: dict[str, Any] = {"img_size": size} if known is not None and known.fixed_input_size else {}
     network = timm.create_model(name, num_classes=0, **sized)
     if weights != "none":
         with torch.device("meta"):

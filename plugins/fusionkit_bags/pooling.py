@@ -32,5 +32,5 @@ class Pooling(nn.Module):
         """Returns how much each tile weighs, (n, k): 0 where there is none, 1 in all over a bag."""
         if self.kind == "mean":
             return mask / mask.sum(1, keepdim=True)
-        scores = self.score(self.content(tiles).tanh() * self.gate(tiles).sigmoid()).squeeze(2)
+        scores: Tensor = self.score(self.content(tiles).tanh() * self.gate(tiles).sigmoid()).squeeze(2)
         return scores.float().masked_fill(~mask, -torch.inf).softmax(1)

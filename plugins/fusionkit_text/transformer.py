@@ -92,7 +92,7 @@ def _require_transformers() -> None:
             f"use: transformers_text needs transformers, which is not installed ({error}). "
             "Say: pip install 'fusionkit[text]'."
         ) from None
-    cast(Any, transformers.utils.logging).disable_progress_bar()
+    cast(Any, transformers.utils.logging.disable_progress_bar)()
 
 
 def _folder_of(model: str) -> Path:

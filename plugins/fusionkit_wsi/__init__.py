@@ -53,6 +53,10 @@ SLIDE_BAG = EncoderSpec(
     build=_build,
     reads=("file",),
     is_pretrained=lambda config: config.weights != "none" and config.pooling != "attention",
+    examples=(
+        SlideBagConfig(tile=32, hidden=4),
+        SlideBagConfig(tile=32, network="test_resnet", pooling="max"),
+    ),
 )
 
 

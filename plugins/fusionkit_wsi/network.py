@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Pooling(nn.Module):
         """Returns how much each tile weighs, (n, k): 0 where there is none, 1 in all over a bag."""
         if self.kind == "mean":
             return mask / mask.sum(1, keepdim=True)
-        scores = self.score(self.content(tiles).tanh() * self.gate(tiles).sigmoid()).squeeze(2)
+        scores: Tensor = self.score(self.content(tiles).tanh() * self.gate(tiles).sigmoid()).squeeze(2)
         return scores.float().masked_fill(~mask, -torch.inf).softmax(1)
 
 
@@ -69,7 +70,7 @@ class SlideBag(nn.Module):
         mask = inputs["mask"]
         # what fills bags up is never seen: it would move batch statistics
         tiles = inputs["tiles"][mask]
-        chunks = [tiles] if self.training else tiles.split(CHUNK)
+        chunks = [tiles] if self.training else torch.split(tiles, CHUNK)
         seen = torch.cat([self.network(self._normalize(chunk)) for chunk in chunks])
         bags = seen.new_zeros(*mask.shape, self.output_dim)
         bags[mask] = seen
@@ -94,7 +95,7 @@ def make_network(config: SlideBagConfig) -> tuple[nn.Module, int]:
             f"network: timm has no such network ({name}). `timm.list_models()` names all; or say `small`."
         )
     known = timm.get_pretrained_cfg(name)
-    sized = {"img_size": config.tile} if known is not None and known.fixed_input_size else {}
+    sized: dict[str, Any] = {"img_size": config.tile} if known is not None and known.fixed_input_size else {}
     network = timm.create_model(name, num_classes=0, **sized)
     if config.weights != "none":
         with torch.device("meta"):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -114,8 +114,11 @@ def tissue_mask(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     greatest = values.max(2)
     saturation = (greatest - values.min(2)) / np.maximum(greatest, 1)
     if saturation.min() == saturation.max():
-        return saturation > LEAST_SATURATION
-    return np.asarray(saturation > max(float(threshold_otsu(saturation)), LEAST_SATURATION))
+        threshold = LEAST_SATURATION
+    else:
+        threshold = max(float(cast(Any, threshold_otsu)(saturation)), LEAST_SATURATION)
+    mask: NDArray[np.bool_] = saturation > threshold
+    return mask
 
 
 class SlideInput:
@@ -128,13 +131,13 @@ class SlideInput:
         self.columns = tuple(columns)
         self.draws = 1
         self.config = config
-        self.library = require_openslide().__library_version__
 
     def identity(self) -> Mapping[str, Any]:
         """Returns all that changes pixels."""
         names = ("magnification", "level", "tile", "tissue", "max_tiles")
         options = {name: getattr(self.config, name) for name in names}
-        return {"input": "slide_bag", "version": VERSION, "openslide": self.library, **options}
+        library = require_openslide().__library_version__
+        return {"input": "slide_bag", "version": VERSION, "openslide": library, **options}
 
     def views(self, *, training: bool) -> tuple[str, ...]:
         """Returns the one view."""

@@ -179,8 +179,9 @@ def test_without_the_extra_the_sentence_says_what_to_install(monkeypatch):
         return really(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", lacking)
+    spec = build().input_spec
     with pytest.raises(RecipeError) as error:
-        build()
+        spec.identity()
     assert str(error.value) == (
         "use: slide_bag needs openslide, which is not installed (No module named 'openslide'). "
         "Say: pip install 'fusionkit[wsi]'."
