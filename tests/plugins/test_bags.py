@@ -249,6 +249,7 @@ def test_options_that_do_not_fit_are_one_sentence():
 LEARN = [{"name": "learn_tiles", "pretrain": "extra.encoder", "epochs": 8, "batch_size": 8}]
 
 
+@pytest.mark.slow
 def test_bags_of_vectors_answer_beside_a_record_in_another_process(tmp_path):
     """One tile in a bag tells: what multiple-instance learning is for."""
     rng = np.random.default_rng(1)

@@ -231,6 +231,7 @@ def test_files_answer_beside_a_record_in_another_process(tmp_path):
     doors.predict_in_another_process(tmp_path, result, rows)
 
 
+@pytest.mark.slow
 def test_a_table_answers_for_patients_that_were_added_later(tmp_path):
     rng = np.random.default_rng(1)
     vectors: dict[str, np.ndarray] = {}
