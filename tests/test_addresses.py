@@ -247,7 +247,7 @@ def test_the_order_of_modalities_changes_the_head_and_nothing_else(base):
             "fusionkit.training.experiment.SCALE_VERSION",
             {"fit image.scale", "fit record.scale", "train head"},
         ),
-        ("fusionkit.training.stages.LOOP_VERSION", ALL),
+        ("fusionkit.training.addresses.LOOP_VERSION", ALL),
     ],
 )
 def test_other_code_of_the_core_changes_the_addresses_of_what_ran_it(base, monkeypatch, version, expected):

@@ -20,7 +20,8 @@ class TimmConfig(ComponentConfig):
     model: str
     """timm's name of the network, such as resnet18, densenet121 or convnext_tiny."""
     stages: tuple[Annotated[int, Field(ge=-1000, lt=1000)], ...] = Field((-1,), min_length=1, max_length=1000)
-    """Stages to tap, in rising order, counted from 0, or from the end: -1 is the last."""
+    """Stages to tap, in rising order, counted from 0, or from the end: -1 is the last. A network with a
+    pyramid has one per resolution; a plain transformer (ViT, DeiT) has none: its stages are its blocks."""
     grid: int = Field(1, ge=1, le=16)
     """Cuts the picture into grid x grid tiles, encodes each, and joins them (Awan et al. 2018: 2)."""
     weights: DataFile = "none"
