@@ -4,11 +4,12 @@ import doors
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from strategies import bounded
 
 import fusionkit_bags
 from fusionkit import Cut
@@ -44,7 +45,7 @@ def test_the_cards_are_found_through_the_entry_point():
 
 @pytest.mark.parametrize("kind", ["attention", "mean", "max"])
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
+@bounded(30)
 def test_order_of_tiles_padding_and_other_bags_do_not_matter(kind, sizes, seed):
     generator = torch.Generator().manual_seed(seed)
     pooling = Pooling(kind, 4, 3)

@@ -9,9 +9,10 @@ import doors
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
+from strategies import bounded
 
 import fusionkit_text
 from fusionkit import Cut
@@ -106,7 +107,7 @@ def test_without_idf_nothing_is_learned_and_no_stage_is_needed():
 
 
 @given(st.text(max_size=40))
-@settings(deadline=None, max_examples=100)
+@bounded(100)
 def test_every_text_has_finite_features_or_is_absent(text):
     encoder = build(width=32, idf=False)
     if encoder.input_spec.content_key({"note": text}) is None:
