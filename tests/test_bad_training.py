@@ -120,7 +120,7 @@ def test_missing_cells_that_reach_a_part_which_does_not_accept_them(run):
         "error: override 'modalities.genes.encoder.missing=keep': modalities.genes.encoder: structured may "
         "emit missing values, which the head "
         "does not accept. Set modalities.genes.encoder.missing: mean or use a raiser that accepts them "
-        "(ae, dae, dae_l1, toy_denoise).\n",
+        "(ae, dae, dae_l1, piecewise_linear, toy_denoise).\n",
     )
 
 

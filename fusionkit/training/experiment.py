@@ -345,7 +345,8 @@ def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> T
     def compute(inputs: Any) -> Tensor:
         with torch.inference_mode(), experiment.device.autocast(), calling(path):
             features = encoder(inputs)
-        return check_features(path, encoder, to_fp32(features))
+        # of the batch as it was filled up: a row less would else be one of those that are cut off
+        return check_features(path, encoder, to_fp32(features), count_rows(inputs))
 
     def encode_rows(some: Any) -> Tensor:
         found = experiment.in_portions(f"features of {modality}", fill_up(some), compute)

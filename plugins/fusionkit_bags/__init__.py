@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from fusionkit import ColumnSpec, ComponentConfig, DataFile, EncoderSpec, ImageOptions, hookimpl
+from fusionkit import Cells, ColumnSpec, ComponentConfig, DataFile, EncoderSpec, ImageOptions, hookimpl
 
 if TYPE_CHECKING:
     from fusionkit import Encoder
@@ -78,6 +79,35 @@ def _build_images(config: ImageBagConfig, columns: Mapping[str, ColumnSpec]) -> 
     return ImageBag(config, columns)
 
 
+def _vector_samples(config: VectorBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+    """Writes six bags of one to six vectors, for the conformance kit."""
+    import numpy as np
+
+    rows: list[Cells] = []
+    for number in range(6):
+        path = folder / f"{number}.npy"
+        vectors = np.sin(np.arange((number + 1) * config.width) + number)
+        np.save(path, vectors.reshape(number + 1, config.width).astype(np.float32))
+        rows.append({"bag": path})
+    return {"bag": ColumnSpec(kind="file")}, rows
+
+
+def _image_samples(config: ImageBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+    """Writes six bags of two pictures, for the conformance kit."""
+    import numpy as np
+    from PIL import Image
+
+    rows: list[Cells] = []
+    for number in range(6):
+        row: dict[str, Path] = {}
+        for tile in ("one", "other"):
+            row[tile] = folder / f"{number}_{tile}.png"
+            pixels = np.random.default_rng([number, len(tile)]).integers(0, 255, (40, 40, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(row[tile])
+        rows.append(dict(row))
+    return {tile: ColumnSpec(kind="file") for tile in ("one", "other")}, rows
+
+
 VECTOR_BAG = EncoderSpec(
     name="vector_bag",
     summary="Several vectors of one sample, such as embeddings of tiles, pooled by attention, mean or max.",
@@ -88,6 +118,7 @@ VECTOR_BAG = EncoderSpec(
     # then there is nothing that a stage could learn
     is_pretrained=lambda config: config.pooling != "attention" and config.embed is None,
     examples=(VectorBagConfig(width=6, hidden=4), VectorBagConfig(width=6, pooling="max", embed=4)),
+    samples=_vector_samples,
 )
 
 IMAGE_BAG = EncoderSpec(
@@ -102,6 +133,7 @@ IMAGE_BAG = EncoderSpec(
         ImageBagConfig(hidden=4, input=ImageOptions(size=16)),
         ImageBagConfig(network="test_resnet", pooling="mean", input=ImageOptions(size=32)),
     ),
+    samples=_image_samples,
 )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fusionkit import ColumnSpec, ComponentConfig, DataFile, EncoderSpec, hookimpl
+from fusionkit import Cells, ColumnSpec, ComponentConfig, DataFile, EncoderSpec, hookimpl
 
 if TYPE_CHECKING:
     from fusionkit import Encoder
@@ -39,6 +40,18 @@ def _build(config: VectorsConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
     return Vectors(config, columns)
 
 
+def _samples(config: VectorsConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+    """Writes six vectors, for the conformance kit."""
+    import numpy as np
+
+    rows: list[Cells] = []
+    for number in range(6):
+        path = folder / f"{number}.npy"
+        np.save(path, np.sin(np.arange(config.width) + number).astype(np.float32))
+        rows.append({"vector": path})
+    return {"vector": ColumnSpec(kind="file")}, rows
+
+
 VECTORS = EncoderSpec(
     name="vectors",
     summary="Vectors as they are, from a file per row or a table of the cohort: embeddings, omics.",
@@ -49,6 +62,7 @@ VECTORS = EncoderSpec(
     learns="nothing",
     emits_missing=lambda config: config.missing == "keep",
     examples=(VectorsConfig(width=8), VectorsConfig(width=4, missing="keep")),
+    samples=_samples,
 )
 
 
