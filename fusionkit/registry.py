@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import json
+import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_args
 
 import pluggy
 
-from fusionkit import hookspecs
-from fusionkit.errors import PluginError, suggest
+from fusionkit import __version__, hookspecs
+from fusionkit.errors import PluginError, one_line, suggest, tidy
 from fusionkit.specs import (
     COMPONENT_KINDS,
+    ComponentConfig,
     EncoderSpec,
     HeadSpec,
     Learns,
@@ -32,6 +36,8 @@ from fusionkit.specs import (
 CardT = TypeVar("CardT", bound=Spec)
 _NAMED: set[str] = set()
 """Import names of the files that `-p` named, in this process: one of them may be loaded from elsewhere."""
+SLOW = 0.3
+"""Seconds to load beyond which a plugin is named as slow; ours, of the half second that `list` may take."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,16 @@ class Plugin:
         package: Import name of its package.
         version: What addresses hash: the distribution's version, or a hash of source that can change.
         cards: What it offers.
+        file: The file of its module.
+        distribution: What installed it, such as `fusionkit-ecg 0.1.0`; empty where `-p` named it.
     """
 
     name: str
     package: str
     version: str
     cards: tuple[Spec, ...]
+    file: str = ""
+    distribution: str = ""
 
 
 @dataclass
@@ -60,12 +70,14 @@ class Registry:
         broken: The plugins that did not, by name, with the reason.
         named: What `-p` named.
         replaced: The installed plugins that others, named by `-p`, stand in for; by name, with `-p`'s word.
+        seconds: How long each plugin took to load, broken ones included, by name.
     """
 
     plugins: dict[str, Plugin] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     named: tuple[str, ...] = ()
     replaced: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.GROUP))
     _cards: dict[tuple[str, str], list[tuple[Spec, Plugin]]] = field(default_factory=dict)
 
@@ -80,58 +92,77 @@ class Registry:
         tries a copy of it.
         """
         registry = cls(named=tuple(extra))
-        installed = sorted(entry_points(group=hookspecs.GROUP), key=lambda entry: entry.name)
         for name in dict.fromkeys(extra):
             registry._load(name, None)
         named = {plugin.package: plugin.name for plugin in registry.plugins.values()}
-        for entry in installed:
-            if entry.module in named:
-                registry.replaced[entry.name] = named[entry.module]
+        for entry in registry._find_installed():
+            if entry.value.strip() in named:
+                registry.replaced[entry.name] = named[entry.value.strip()]
             else:
                 registry._load(entry.name, entry)
         return registry
 
-    def _load(self, name: str, entry: EntryPoint | None) -> None:
+    def _find_installed(self) -> list[EntryPoint]:
+        """Returns every entry point of the group, by name; what cannot be read of one stops no other."""
         try:
-            module = entry.load() if entry else _import_named(name)
-            if getattr(module, "__file__", None) is None:
-                raise PluginError(f"plugin {name}: a folder without __init__.py is no plugin.")
-            self.add(name, module, _version(module, entry.dist if entry else None))
+            found = list(entry_points(group=hookspecs.GROUP))
+        except Exception:  # some distribution's metadata are broken: which one, is seen one by one
+            found, seen = [], set()
+            for distribution in distributions():
+                name = "a distribution"
+                try:
+                    name = distribution.name
+                    if name not in seen:  # the first one on the path is the one that is imported
+                        found += distribution.entry_points.select(group=hookspecs.GROUP)
+                    seen.add(name)
+                except Exception as error:
+                    self.broken[name] = f"its entry points cannot be read ({one_line(error)})"
+        return sorted(found, key=lambda entry: entry.name)
+
+    def _load(self, name: str, entry: EntryPoint | None) -> None:
+        started = time.perf_counter()
+        try:
+            # what a plugin prints while it loads must not get between the lines of a command's own output
+            with contextlib.redirect_stdout(sys.stderr):
+                self._load_plugin(name, entry)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit included
             reason = str(error).removeprefix(f"plugin {name}: ")
-            self.broken[name] = (
-                reason if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            )
+            said = f"{type(error).__name__}: {error}"
+            self.broken[name] = tidy(reason if isinstance(error, PluginError) else said)
+        self.seconds[name] = time.perf_counter() - started
 
-    def add(self, name: str, module: Any, version: str = "0") -> None:
+    def _load_plugin(self, name: str, entry: EntryPoint | None) -> None:
+        distribution = entry.dist if entry else None
+        if distribution is not None:
+            _check_requirement(distribution)
+        value = entry.value.strip() if entry else ""
+        if entry and not re.fullmatch(r"\w+(\.\w+)*", value):
+            raise PluginError(f"its entry point names no module ({value}). Give a module's name alone.")
+        module = importlib.import_module(value) if entry else _import_named(name)
+        if getattr(module, "__file__", None) is None:
+            raise PluginError(f"plugin {name}: a folder without __init__.py is no plugin.")
+        label = f"{distribution.name} {distribution.version}" if distribution is not None else ""
+        self.add(name, module, _version(module, distribution), label)
+
+    def add(self, name: str, module: Any, version: str = "0", distribution: str = "") -> None:
         """Registers one plugin module; raises PluginError, and keeps nothing, if it breaks the contract."""
-        self._check_names(name, getattr(module, "__name__", name))
-        self.manager.register(module, name=name)
+        package = getattr(module, "__name__", name)
+        self._check_names(name, package)
         try:
-            # a misspelt hook would otherwise be silently ignored
-            known = {hook for hook in vars(hookspecs) if hook.startswith("fusionkit_")}
-            for attribute in vars(module):
-                if (
-                    attribute.startswith("fusionkit_")
-                    and attribute not in known
-                    and callable(getattr(module, attribute))
-                ):
-                    raise PluginError(
-                        f"plugin {name}: there is no hook '{attribute}'. {suggest(attribute, known)}"
-                    )
+            self.manager.register(module, name=name)
+            _check_hooks(name, module)
             cards = tuple(module.fusionkit_components()) if hasattr(module, "fusionkit_components") else ()
             for card in cards:
-                if not isinstance(card, tuple(COMPONENT_KINDS.values())):
-                    raise PluginError(
-                        f"plugin {name}: fusionkit_components returned {card!r}. Return cards (specs)."
-                    )
-                _check_learns(name, card)
+                _check_card(name, card)
+            _check_offers_once(name, cards)
         except BaseException:
+            # pluggy keeps a module whose hooks it refuses
             self.manager.unregister(name=name)
             raise
-        plugin = Plugin(name, getattr(module, "__name__", name), version, cards)
+        file = getattr(module, "__file__", None) or ""
+        plugin = Plugin(name, package, version, cards, file, distribution)
         self.plugins[name] = plugin
         for card in cards:
             self._cards.setdefault((kind_of(card), card.name), []).append((card, plugin))
@@ -142,6 +173,20 @@ class Registry:
                 raise PluginError(f"plugin {name}: another plugin has this name. Uninstall one of them.")
             if other.package == package:
                 raise PluginError(f"plugin {name}: {other.name} has its import name ({package}). Rename one.")
+
+    @property
+    def slow(self) -> dict[str, float]:
+        """The plugins that took longer than `SLOW` seconds to load, by name."""
+        return {name: seconds for name, seconds in self.seconds.items() if seconds > SLOW}
+
+    @property
+    def clashes(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Every component that several plugins claim: kind, name, the plugins' names."""
+        return [
+            (kind, name, tuple(plugin.name for _, plugin in claims))
+            for (kind, name), claims in sorted(self._cards.items())
+            if len(claims) > 1
+        ]
 
     def names(self, kind: str) -> list[str]:
         """Returns the known names of a kind: source, encoder, raiser or head."""
@@ -193,15 +238,69 @@ class Registry:
                 )
 
 
-def _check_learns(plugin: str, card: object) -> None:
-    if not isinstance(card, EncoderSpec | RaiserSpec | HeadSpec):
-        return
+def _check_hooks(plugin: str, module: Any) -> None:
+    """Raises PluginError for a misspelt hook, which would otherwise be silently ignored, and for no hook."""
+    known = {hook for hook in vars(hookspecs) if hook.startswith("fusionkit_")}
+    hooks = [
+        name for name, value in vars(module).items() if name.startswith("fusionkit_") and callable(value)
+    ]
+    for hook in hooks:
+        if hook not in known:
+            raise PluginError(f"plugin {plugin}: there is no hook '{hook}'. {suggest(hook, known)}")
+    if not hooks:
+        raise PluginError(f"plugin {plugin}: it answers no hook. Known: {', '.join(sorted(known))}.")
+
+
+def _check_card(plugin: str, card: object) -> None:
+    """Raises PluginError for what would stop a command that only looks at cards."""
+    if not isinstance(card, tuple(COMPONENT_KINDS.values())):
+        raise PluginError(f"plugin {plugin}: fusionkit_components returned {card!r}. Return cards (specs).")
+    assert isinstance(card, Spec)
+    for name in ("name", "summary", "source"):
+        text = getattr(card, name)
+        if not isinstance(text, str):
+            raise PluginError(
+                f"plugin {plugin}: the `{name}` of a {kind_of(card)}'s card is no text ({text!r})."
+            )
+    if not (isinstance(card.config, type) and issubclass(card.config, ComponentConfig)):
+        raise PluginError(
+            f"plugin {plugin}: the `config` of {kind_of(card)} {card.name} is no ComponentConfig "
+            f"({card.config!r})."
+        )
     known = get_args(Learns)
-    if card.learns not in known:
+    if isinstance(card, EncoderSpec | RaiserSpec | HeadSpec) and card.learns not in known:
         raise PluginError(
             f"plugin {plugin}: {kind_of(card)} {card.name} cannot learn that way (learns: {card.learns}). "
             f"Known: {', '.join(known)}."
         )
+
+
+def _check_offers_once(plugin: str, cards: Sequence[Spec]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for card in cards:
+        component = kind_of(card), card.name
+        if component in seen:
+            raise PluginError(f"plugin {plugin}: offers {' '.join(component)} twice. Rename one.")
+        seen.add(component)
+
+
+def _check_requirement(distribution: Distribution) -> None:
+    """Raises PluginError where a plugin's own metadata ask for another fusionkit than this one.
+
+    pip looks at them once, when it installs the plugin; fusionkit may have changed since.
+    """
+    for text in distribution.requires or ():
+        if not re.match(r"fusionkit\b(?!-)", text, re.IGNORECASE):
+            continue
+        from packaging.requirements import Requirement  # only here: most plugins set no bound
+
+        requirement = Requirement(text)
+        is_due = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if is_due and not requirement.specifier.contains(__version__, prereleases=True):
+            raise PluginError(
+                f"{distribution.name} {distribution.version} asks for fusionkit{requirement.specifier}, "
+                f"and {__version__} is here. Install a version of it that goes with this one."
+            )
 
 
 def _import_named(name: str) -> ModuleType:

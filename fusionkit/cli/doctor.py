@@ -177,8 +177,6 @@ def _free(path: Path) -> int:
 
 
 def _look_at_plugins(registry: Registry) -> Iterator[str]:
-    from fusionkit.specs import COMPONENT_KINDS
-
     for name, reason in registry.broken.items():
         lacking = reason.removeprefix("ModuleNotFoundError: No module named ").strip("'")
         if lacking != reason:
@@ -186,11 +184,8 @@ def _look_at_plugins(registry: Registry) -> Iterator[str]:
         else:
             hint = "Mend or uninstall it; recipes that do not use it run all the same."
         yield f"plugin {name}: {reason.rstrip('.')}. {hint}"
-    for kind in COMPONENT_KINDS:
-        for component in registry.names(kind):
-            owners = [plugin.name for card, plugin in registry.cards(kind) if card.name == component]
-            if len(owners) > 1:
-                yield f"{kind} '{component}' is claimed by {' and '.join(owners)}. Uninstall one of them."
+    for kind, component, owners in registry.clashes:
+        yield f"{kind} '{component}' is claimed by {' and '.join(owners)}. Uninstall one of them."
 
 
 def _as_text(found: dict[str, Any], registry: Registry) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fusionkit.cli.plugins import notes
+
 if TYPE_CHECKING:
     from fusionkit.registry import Registry
 
@@ -49,7 +51,12 @@ def _as_json(registry: Registry, kinds: list[str]) -> str:
         for kind in kinds
         for card, plugin in registry.cards(kind)
     ]
-    found = {"components": components, "broken": registry.broken, "replaced": registry.replaced}
+    found = {
+        "components": components,
+        "broken": registry.broken,
+        "replaced": registry.replaced,
+        "slow": registry.slow,
+    }
     return json.dumps(found, indent=2)
 
 
@@ -68,12 +75,7 @@ def _as_table(registry: Registry, kinds: list[str]) -> str:
         lines += [" " * (8 + name_width + 2) + other for other in others]
     if not rows:
         lines.append("No component is installed.")
-    for name, reason in registry.broken.items():
-        problem = f"broken: plugin {name} ({reason})"
-        lines += textwrap.wrap(problem, width, subsequent_indent="  ", break_on_hyphens=False)
-    for name, by in registry.replaced.items():
-        note = f"replaced: installed plugin {name}, by -p {by}"
-        lines += textwrap.wrap(note, width, subsequent_indent="  ", break_on_hyphens=False)
+    lines += notes(registry)
     return "\n".join(lines)
 
 

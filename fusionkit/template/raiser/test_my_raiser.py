@@ -1,0 +1,9 @@
+"""The contract, clause by clause: what fusionkit's docs/contract.md says, tried on the card's examples."""
+
+from fusionkit.testing import parametrize_with_checks
+from fusionkit_my_raiser import fusionkit_components
+
+
+@parametrize_with_checks(fusionkit_components())
+def test_conformance(case, check):
+    check(case)

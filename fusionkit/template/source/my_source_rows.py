@@ -1,0 +1,9 @@
+"""Writes the simulated patients that recipe.yaml reads."""
+
+import sys
+from pathlib import Path
+
+from fusionkit_my_source import MySourceConfig, write_samples
+
+if __name__ == "__main__":
+    write_samples(MySourceConfig(), Path(sys.argv[1]), n_patients=24)
