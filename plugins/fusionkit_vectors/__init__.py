@@ -47,7 +47,7 @@ def _samples(config: VectorsConfig, folder: Path) -> tuple[Mapping[str, ColumnSp
     rows: list[Cells] = []
     for number in range(6):
         path = folder / f"{number}.npy"
-        np.save(path, np.sin(np.arange(config.width) + number).astype(np.float32))
+        np.save(path, np.sin(np.arange(config.width or 1) + number).astype(np.float32))
         rows.append({"vector": path})
     return {"vector": ColumnSpec(kind="file")}, rows
 
