@@ -80,32 +80,15 @@ def _build_images(config: ImageBagConfig, columns: Mapping[str, ColumnSpec]) -> 
 
 
 def _vector_samples(config: VectorBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
-    """Writes six bags of one to six vectors, for the conformance kit."""
-    import numpy as np
+    from fusionkit_bags.samples import write_vectors
 
-    rows: list[Cells] = []
-    for number in range(6):
-        path = folder / f"{number}.npy"
-        vectors = np.sin(np.arange((number + 1) * config.width) + number)
-        np.save(path, vectors.reshape(number + 1, config.width).astype(np.float32))
-        rows.append({"bag": path})
-    return {"bag": ColumnSpec(kind="file")}, rows
+    return write_vectors(config, folder)
 
 
 def _image_samples(config: ImageBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
-    """Writes six bags of two pictures, for the conformance kit."""
-    import numpy as np
-    from PIL import Image
+    from fusionkit_bags.samples import write_images
 
-    rows: list[Cells] = []
-    for number in range(6):
-        row: dict[str, Path] = {}
-        for tile in ("one", "other"):
-            row[tile] = folder / f"{number}_{tile}.png"
-            pixels = np.random.default_rng([number, len(tile)]).integers(0, 255, (40, 40, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(row[tile])
-        rows.append(dict(row))
-    return {tile: ColumnSpec(kind="file") for tile in ("one", "other")}, rows
+    return write_images(folder)
 
 
 VECTOR_BAG = EncoderSpec(

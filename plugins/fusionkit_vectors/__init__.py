@@ -41,15 +41,9 @@ def _build(config: VectorsConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
 
 
 def _samples(config: VectorsConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
-    """Writes six vectors, for the conformance kit."""
-    import numpy as np
+    from fusionkit_vectors.samples import write_samples
 
-    rows: list[Cells] = []
-    for number in range(6):
-        path = folder / f"{number}.npy"
-        np.save(path, np.sin(np.arange(config.width or 1) + number).astype(np.float32))
-        rows.append({"vector": path})
-    return {"vector": ColumnSpec(kind="file")}, rows
+    return write_samples(config, folder)
 
 
 VECTORS = EncoderSpec(
