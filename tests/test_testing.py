@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import broken
+import breaching_toys
 import pytest
 
 from fusionkit import cli
@@ -18,13 +18,13 @@ from fusionkit.testing.kit import every_check, pair
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
-GOOD, BAD = broken.fusionkit_components()
+GOOD, BAD = breaching_toys.fusionkit_components()
 SENTENCE = "gives (24, 10) float64, and (24, 10) float32 is due. Mend the plugin."
 
 
 def call(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["-p", str(HERE / "broken.py"), "check", *arguments])
+        cli.main(["-p", str(HERE / "breaching_toys.py"), "check", *arguments])
     return stop.value.code, *capsys.readouterr()
 
 
@@ -91,9 +91,9 @@ def test_what_is_expected_to_fail_has_to_be_a_check():
 
 
 TESTS = """
-import broken
+import breaching_toys
 from fusionkit.testing import parametrize_with_checks
-good, bad = broken.fusionkit_components()
+good, bad = breaching_toys.fusionkit_components()
 
 @parametrize_with_checks([good, bad])
 def test_plain(case, check):

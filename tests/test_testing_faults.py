@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-import broken
+import breaching_toys
 import broken_heavy
 import pytest
 
@@ -16,21 +16,23 @@ assert broken_heavy  # a card says that its `build` stands there
 
 @cache
 def look_at_good(name):
-    return [(check.name, *check.look(case)) for case, check in pair(broken.GOOD[name])]
+    return [(check.name, *check.look(case)) for case, check in pair(breaching_toys.GOOD[name])]
 
 
-@pytest.mark.parametrize("name", broken.GOOD)
+@pytest.mark.parametrize("name", breaching_toys.GOOD)
 def test_a_card_without_fault_breaks_no_clause(name):
     assert [found for found in look_at_good(name) if found[1] == "fail"] == []
 
 
 def test_every_check_has_a_fault_and_passes_somewhere_without_it():
     names = {check.name for check in every_check()}
-    passed = {check for name in broken.GOOD for check, status, _ in look_at_good(name) if status == "pass"}
-    assert ({fault.check for fault in broken.FAULTS}, passed) == (names, names)
+    passed = {
+        check for name in breaching_toys.GOOD for check, status, _ in look_at_good(name) if status == "pass"
+    }
+    assert ({fault.check for fault in breaching_toys.FAULTS}, passed) == (names, names)
 
 
-@pytest.mark.parametrize("fault", broken.FAULTS, ids=lambda fault: f"{fault.check}: {fault.what}")
+@pytest.mark.parametrize("fault", breaching_toys.FAULTS, ids=lambda fault: f"{fault.check}: {fault.what}")
 def test_a_fault_fails_its_check_with_its_sentence_and_no_other(fault):
     failed = {}
     for case, check in pair(fault.card):
@@ -43,7 +45,9 @@ def test_a_fault_fails_its_check_with_its_sentence_and_no_other(fault):
 
 if __name__ == "__main__":
     print("| check | fault | also fails |\n|---|---|---|")
-    for fault in sorted(broken.FAULTS, key=lambda fault: [c.name for c in every_check()].index(fault.check)):
+    for fault in sorted(
+        breaching_toys.FAULTS, key=lambda fault: [c.name for c in every_check()].index(fault.check)
+    ):
         failed = {check.name for case, check in pair(fault.card) if check.look(case)[0] == "fail"}
         others = (
             "; ".join(f"`{name}`: {fault.also[name]}" for name in sorted(failed - {fault.check})) or "none"
