@@ -10,9 +10,9 @@ LONGEST_PROBLEM = 600
 LONGEST_SHOWN = 60
 
 
-def shorten(text: str, length: int = LONGEST_SHOWN) -> str:
-    """Returns a name or a value, short enough for a message."""
-    return text if len(text) <= length else text[: length - 3] + "..."
+def shorten(text: str, length: int = LONGEST_SHOWN, end: int = 0) -> str:
+    """Returns a name or a value, short enough for a message; its last `end` characters stay."""
+    return text if len(text) <= length else text[: length - 3 - end] + "..." + text[len(text) - end :]
 
 
 def tidy(problem: str) -> str:

@@ -13,6 +13,9 @@ from fusionkit.evaluation.compare import METRICS
 from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.report import SIMULATED
 
+MARK_LENGTH = 13
+"""Of what a row's name ends with, which stays where a name is cut: `, missing 0.3`, ` (LEAKAGE)`."""
+
 
 def row_name(row: Mapping[str, Any]) -> str:
     """Returns a row's name as tables and figures show it; leakage is never without its word."""
@@ -82,7 +85,10 @@ def table_text(entry: Mapping[str, Any], width: int = 80) -> str:
     room = width - sum(map(len, head))
     lines.append("".join(head) + (shorten(_minus(entry), room) if entry["references"] else ""))
     for name, row in zip(names, entry["rows"], strict=True):
-        cells = [shorten(name, indent - 1).ljust(indent), _short(row["subject"][metric]).ljust(19)]
+        cells = [
+            shorten(name, indent - 1, MARK_LENGTH).ljust(indent),
+            _short(row["subject"][metric]).ljust(19),
+        ]
         cells.append(_number(row["paper"].get(metric)).ljust(7) if _has_paper(entry, metric) else "")
         lines.append("".join([*cells, _short(row["difference"], "+") if row["difference"] else ""]).rstrip())
     lines += [f"{name}: failed" for name in entry["failed"]]

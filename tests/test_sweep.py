@@ -19,6 +19,7 @@ from command_line import TOYS, command, environment
 
 from fusionkit import sweep as sweep_module
 from fusionkit.errors import ResourceError
+from fusionkit.evaluation.figures import _plain
 from fusionkit.prepare import Places
 from fusionkit.recipe.sweep import LoadedSweep, load_sweep, models_of
 from fusionkit.registry import Registry
@@ -314,3 +315,17 @@ def test_text_stays_within_80_columns_and_nothing_is_minus_zero(folder):
     assert max(map(len, table_text(entry).splitlines())) <= 80
     assert "+0.000 +.00 to +.00" in table_text(entry)
     assert "-0.000" not in table_markdown(entry)
+
+
+def test_a_name_that_is_cut_keeps_its_mark(folder):
+    entry = dict(json.loads(table(folder)))
+    entry["rows"] = [
+        {**row, "name": row["name"] + " and so on" * 7, "unit": "sample"} for row in entry["rows"]
+    ]
+    lines = [line for line in table_text(entry).splitlines() if "(LEAKAGE)" in line]
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    title = _plain("a" * 80 + ": AUC by subject (SIMULATED DATA)")
+    assert len(title) == 60
+    assert title.endswith("... (SIMULATED DATA)")
+    assert _plain("b" * 80 + " (LEAKAGE)").endswith("bbb (LEAKAGE)")

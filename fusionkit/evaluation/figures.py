@@ -21,6 +21,8 @@ MOST_BANDS = 4
 """Beyond, the bands of ROC curves would hide them; the table has the intervals."""
 LONGEST_NAME = 60
 """Characters of a name or a title; longer ones would leave no room for what is drawn."""
+MARK_LENGTH = 17
+"""Of ` (SIMULATED DATA)`, the longest mark."""
 _DOTS = 130
 
 
@@ -102,8 +104,11 @@ def draw_roc(curves: Mapping[str, RocCurve], title: str) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """Returns a short text that matplotlib shows as it is: between two `$` it would set mathematics."""
-    return shorten(text, LONGEST_NAME).replace("$", r"\$")
+    """Returns a short text that matplotlib shows as it is: between two `$` it would set mathematics.
+
+    Its end stays, where names and titles say LEAKAGE and SIMULATED DATA.
+    """
+    return shorten(text, LONGEST_NAME, MARK_LENGTH).replace("$", r"\$")
 
 
 def _look(number: int) -> tuple[str, str]:
