@@ -16,11 +16,8 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-import torchvision
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from fusionkit.data.digests import content_digest
 from fusionkit.errors import DataError, RecipeError
@@ -74,6 +71,11 @@ class ImageInput:
     def identity(self) -> Mapping[str, Any]:
         """Returns all that changes pixels; views and draws are not in it, since each has its own address."""
         augment = self.options.augment
+        drawn_by = {}
+        if augment is not None:
+            import torchvision
+
+            drawn_by["torchvision"] = torchvision.__version__
         return {
             "input": "image",
             "version": VERSION,
@@ -82,7 +84,7 @@ class ImageInput:
             "std": list(self.options.std),
             "augment": augment.model_dump(mode="json") if augment else None,
             "pillow": PIL.__version__,
-            **({"torchvision": torchvision.__version__} if augment else {}),
+            **drawn_by,
         }
 
     def views(self, *, training: bool) -> tuple[str, ...]:
@@ -268,6 +270,9 @@ def _augment(image: Tensor, options: AugmentOptions, seed: int) -> Tensor:
         image = image.rot90(turns, (1, 2))
     if angle or brightness != 1 or contrast != 1:
         values = _rotate(image.float() / 255, angle) if angle else image.float() / 255
+        # torchvision takes seconds to import, and only a draw needs it: a sweep that is all stored draws none
+        from torchvision.transforms.v2 import functional as transforms
+
         values = _adjust_contrast(transforms.adjust_brightness(values, brightness), contrast)
         image = (values * 255).round_().to(torch.uint8)
     return image.clone(memory_format=torch.contiguous_format)
@@ -278,12 +283,17 @@ def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
 
     torch's own mean adds up in another order where it has more threads, so it would change the last digit.
     """
+    from torchvision.transforms.v2 import functional as transforms
+
     mean = float(transforms.rgb_to_grayscale(image).numpy().mean(dtype=np.float64))
     return (image * factor + mean * (1 - factor)).clamp_(0, 1)
 
 
 def _rotate(image: Tensor, angle: float) -> Tensor:
     """Rotates about the centre; the corners that come into view show the image mirrored at its edges."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as transforms
+
     size = image.shape[-1]
     turn = math.radians(abs(angle))
     reach = size * (abs(math.cos(turn)) + abs(math.sin(turn)))

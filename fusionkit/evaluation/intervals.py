@@ -77,18 +77,43 @@ class _Target:
     pooled: Sequence[Sequence[_Part]]
     metrics: Sequence[str]
 
-    def values(self, weights: FloatArray) -> FloatArray:
+    def values(self, scored: _Scored) -> FloatArray:
         """Returns (2, metrics, resamples): means over the folds, and over the pooled repeats."""
-        folds = self._means(self.folds, weights)
+        folds = self._means(self.folds, scored)
         # a repeat of one fold is that fold: as many of both means that nothing was pooled
         is_same = all(
             len(parts) == len(pooled) for parts, pooled in zip(self.folds, self.pooled, strict=True)
         )
-        return np.stack([folds, folds if is_same else self._means(self.pooled, weights)])
+        return np.stack([folds, folds if is_same else self._means(self.pooled, scored)])
 
-    def _means(self, sides: Sequence[Sequence[_Part]], weights: FloatArray) -> FloatArray:
-        means = [_mean_of_parts(parts, self.metrics, weights) for parts in sides]
+    def _means(self, sides: Sequence[Sequence[_Part]], scored: _Scored) -> FloatArray:
+        means = [_mean_of_parts(parts, self.metrics, scored) for parts in sides]
         return means[0] if len(means) == 1 else means[0] - means[1]
+
+
+class _Scored:
+    """The metrics of parts under some resamples: each is computed once, however many targets share it.
+
+    Args:
+        weights: How often each subject of the cohort is in each resample, (resamples, n).
+    """
+
+    def __init__(self, weights: FloatArray) -> None:
+        self.weights = weights
+        self._values: dict[tuple[int, str], FloatArray] = {}
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def values(self, part: _Part, metrics: Sequence[str]) -> FloatArray:
+        """Returns (metrics, resamples); NaN where a resample gives none."""
+        lacking = [metric for metric in metrics if (id(part), metric) not in self._values]
+        if lacking:
+            found = weighted_metrics(
+                part.labels, part.probabilities, part.thresholds, self.weights[:, part.index], lacking
+            )
+            self._values |= {(id(part), metric): value for metric, value in found.items()}
+        return np.stack([self._values[id(part), metric] for metric in metrics])
 
 
 def bootstrap(
@@ -134,8 +159,9 @@ def bootstrap(
     position = {subject: place for place, subject in enumerate(cohort)}
     both = {name: other for name, other in against.items() if name in known and other in known}
     pairs = {name: _common(known[other], known[name]) for name, other in both.items()}
-    targets = [_target([folds], position, metrics) for folds in known.values()]
-    targets += [_target(sides, position, compared) for sides in pairs.values()]
+    make = _Targets(position).make
+    targets = [make([folds], metrics) for folds in known.values()]
+    targets += [make(sides, compared) for sides in pairs.values()]
     outcomes = np.fromiter(cohort.values(), np.int64, len(cohort))
     widest = max([len(cohort), *(len(part.index) for t in targets for side in t.pooled for part in side)])
     tables = _estimate_all(targets, outcomes, resamples, seed, widest, interval, classes)
@@ -176,11 +202,12 @@ def _estimate_all(
     interval: float,
     classes: Sequence[str],
 ) -> list[tuple[dict[str, Estimate], dict[str, Estimate]]]:
-    whole = np.ones((1, len(outcomes)))
+    whole = _Scored(np.ones((1, len(outcomes))))
     drawn: list[list[FloatArray]] = [[] for _ in targets]
     for weights in resample_weights(outcomes, resamples, seed, max(1, _MATRIX_ENTRIES // max(1, widest))):
+        scored = _Scored(weights)
         for target, chunks in zip(targets, drawn, strict=True):
-            chunks.append(target.values(weights))
+            chunks.append(target.values(scored))
     tables = []
     for target, chunks in zip(targets, drawn, strict=True):
         values, spread = target.values(whole)[:, :, 0], np.concatenate(chunks, axis=2)
@@ -225,49 +252,58 @@ def _reason(metric: str, parts: Sequence[_Part], classes: Sequence[str]) -> str:
     )
 
 
-def _mean_of_parts(parts: Sequence[_Part], metrics: Sequence[str], weights: FloatArray) -> FloatArray:
+def _mean_of_parts(parts: Sequence[_Part], metrics: Sequence[str], scored: _Scored) -> FloatArray:
     """Returns (metrics, resamples): the mean over the parts that can give a value; NaN where none can."""
-    sums = np.zeros((len(metrics), len(weights)))
+    sums = np.zeros((len(metrics), len(scored)))
     counts = np.zeros_like(sums)
     for part in parts:
-        of_part = weighted_metrics(
-            part.labels, part.probabilities, part.thresholds, weights[:, part.index], metrics
-        )
-        values = np.stack([of_part[metric] for metric in metrics])
+        values = scored.values(part, metrics)
         is_known = ~np.isnan(values)
         sums += np.where(is_known, values, 0.0)
         counts += is_known
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def _target(
-    sides: Sequence[Sequence[FoldSubjects]], position: Mapping[str, int], metrics: Sequence[str]
-) -> _Target:
-    folds = [[_part(fold, position) for fold in side] for side in sides]
-    return _Target(folds, [_pool(parts) for parts in folds], metrics)
+class _Targets:
+    """Makes targets; a fold that several compare is one part of all of them.
 
+    Args:
+        position: Subject -> place in the cohort.
+    """
 
-def _part(fold: FoldSubjects, position: Mapping[str, int]) -> _Part:
-    index = np.array([position[subject] for subject in fold.rows.subjects], dtype=np.int64)
-    return _Part(
-        fold.repeat, index, fold.rows.outcomes, fold.rows.probabilities, np.full(len(index), fold.threshold)
-    )
+    def __init__(self, position: Mapping[str, int]) -> None:
+        self.position = position
+        self._parts: dict[int, tuple[FoldSubjects, _Part]] = {}
+        self._pools: dict[tuple[int, ...], _Part] = {}
 
+    def make(self, sides: Sequence[Sequence[FoldSubjects]], metrics: Sequence[str]) -> _Target:
+        folds = [[self._part(fold) for fold in side] for side in sides]
+        return _Target(folds, [self._pool(parts) for parts in folds], metrics)
 
-def _pool(parts: Sequence[_Part]) -> list[_Part]:
-    by_repeat: dict[int, list[_Part]] = {}
-    for part in parts:
-        by_repeat.setdefault(part.repeat, []).append(part)
-    return [
-        _Part(
-            repeat,
-            np.concatenate([part.index for part in group]),
-            np.concatenate([part.labels for part in group]),
-            np.concatenate([part.probabilities for part in group]),
-            np.concatenate([part.thresholds for part in group]),
-        )
-        for repeat, group in by_repeat.items()
-    ]
+    def _part(self, fold: FoldSubjects) -> _Part:
+        if id(fold) not in self._parts:  # the fold is kept, so that no other has its id
+            rows = fold.rows
+            index = np.array([self.position[subject] for subject in rows.subjects], dtype=np.int64)
+            thresholds = np.full(len(index), fold.threshold)
+            part = _Part(fold.repeat, index, rows.outcomes, rows.probabilities, thresholds)
+            self._parts[id(fold)] = fold, part
+        return self._parts[id(fold)][1]
+
+    def _pool(self, parts: Sequence[_Part]) -> list[_Part]:
+        by_repeat: dict[int, list[_Part]] = {}
+        for part in parts:
+            by_repeat.setdefault(part.repeat, []).append(part)
+        return [group[0] if len(group) == 1 else self._pooled(group) for group in by_repeat.values()]
+
+    def _pooled(self, group: Sequence[_Part]) -> _Part:
+        key = tuple(map(id, group))
+        if key not in self._pools:
+            columns = [
+                np.concatenate([getattr(part, name) for part in group])
+                for name in ("index", "labels", "probabilities", "thresholds")
+            ]
+            self._pools[key] = _Part(group[0].repeat, *columns)
+        return self._pools[key]
 
 
 def _cohort(models: Mapping[str, Sequence[FoldSubjects]]) -> dict[str, int]:
@@ -291,9 +327,9 @@ def _common(a: Sequence[FoldSubjects], b: Sequence[FoldSubjects]) -> list[list[F
             continue
         shared = set(fold.rows.subjects) & set(other.rows.subjects)
         for side, one in zip(sides, (fold, other), strict=True):
-            side.append(
-                one.select(np.array([subject in shared for subject in one.rows.subjects], dtype=bool))
-            )
+            is_shared = np.array([subject in shared for subject in one.rows.subjects], dtype=bool)
+            # the same fold where both tested the same: what is known of it need not be computed again
+            side.append(one if is_shared.all() else one.select(is_shared))
     return sides
 
 

@@ -134,11 +134,15 @@ def _squared_errors(labels: IntArray, probabilities: FloatArray) -> FloatArray:
 
 
 def _sensitivity(is_class: BoolArray, _: FloatArray, called: BoolArray, weights: FloatArray) -> FloatArray:
-    return _mean(called[is_class], weights[:, is_class])
+    return _ratio(_total(called & is_class, weights), _total(is_class, weights))
 
 
 def _specificity(is_class: BoolArray, _: FloatArray, called: BoolArray, weights: FloatArray) -> FloatArray:
-    return _mean(~called[~is_class], weights[:, ~is_class])
+    return _ratio(_total(~called & ~is_class, weights), _total(~is_class, weights))
+
+
+def _total(chosen: BoolArray, weights: FloatArray) -> FloatArray:
+    return np.asarray(weights @ chosen.astype(np.float64))
 
 
 def _tie_sums(is_class: BoolArray, scores: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -154,11 +158,18 @@ def _tie_sums(is_class: BoolArray, scores: FloatArray, weights: FloatArray) -> t
 
 
 def _roc_auc(is_class: BoolArray, scores: FloatArray, _: BoolArray, weights: FloatArray) -> FloatArray:
-    of_class, of_rest = _tie_sums(is_class, scores, weights)
-    n_class, n_rest = of_class.sum(axis=1), of_rest.sum(axis=1)
-    below = n_rest[:, None] - np.cumsum(of_rest, axis=1)
-    wins = np.einsum("bn,bn->b", of_class, below) + 0.5 * np.einsum("bn,bn->b", of_class, of_rest)
-    return _ratio(wins, n_class * n_rest)
+    """Returns the share of pairs, one of the class and one of the rest, that are in order; ties are half.
+
+    Each row of the class looks up how much of the rest lies below it: the rest alone is ordered and summed.
+    """
+    order = np.argsort(scores[~is_class], kind="stable")
+    ranked = scores[~is_class][order]
+    below = np.zeros((len(weights), len(order) + 1))
+    np.cumsum(weights[:, np.flatnonzero(~is_class)[order]], axis=1, out=below[:, 1:])
+    lower, upper = (np.searchsorted(ranked, scores[is_class], side) for side in ("left", "right"))
+    of_class = weights[:, is_class]
+    wins = np.einsum("bn,bn->b", of_class, below[:, lower] + below[:, upper]) / 2
+    return _ratio(wins, of_class.sum(axis=1) * below[:, -1])
 
 
 def _average_precision(
