@@ -123,7 +123,12 @@ def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
 
 
 def _mean(values: BoolArray | FloatArray, weights: FloatArray) -> FloatArray:
-    return _ratio(weights @ values.astype(np.float64), weights.sum(axis=1))
+    return _ratio(_total(values, weights), weights.sum(axis=1))
+
+
+def _total(values: BoolArray | FloatArray, weights: FloatArray) -> FloatArray:
+    # Not `@`: on busy cores the threads of BLAS wait for each other for 20 times as long as this takes.
+    return np.asarray(np.einsum("bn,n->b", weights, values.astype(np.float64)))
 
 
 def _squared_errors(labels: IntArray, probabilities: FloatArray) -> FloatArray:
@@ -139,10 +144,6 @@ def _sensitivity(is_class: BoolArray, _: FloatArray, called: BoolArray, weights:
 
 def _specificity(is_class: BoolArray, _: FloatArray, called: BoolArray, weights: FloatArray) -> FloatArray:
     return _ratio(_total(~called & ~is_class, weights), _total(~is_class, weights))
-
-
-def _total(chosen: BoolArray, weights: FloatArray) -> FloatArray:
-    return np.asarray(weights @ chosen.astype(np.float64))
 
 
 def _tie_sums(is_class: BoolArray, scores: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
