@@ -25,7 +25,7 @@ from fusionkit.recipe.load import load_recipe, load_text
 from fusionkit.recipe.sweep import Sweep, VariantNode
 from fusionkit.registry import Registry
 from fusionkit.run import run
-from fusionkit.specs import ComponentConfig, Spec
+from fusionkit.specs import ComponentConfig, Spec, describe
 from fusionkit_manifest import ManifestOptions
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +42,8 @@ NODES = [
     for value in vars(schema).values()
     if isinstance(value, type) and issubclass(value, schema.Node) and value is not schema.Node
 ]
+for config in (fusionkit.ColumnSpec, ManifestOptions):
+    describe(config)
 DESCRIBED = [*NODES, Sweep, VariantNode, schema.Use, fusionkit.ColumnSpec, ManifestOptions]
 
 

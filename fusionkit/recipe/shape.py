@@ -10,6 +10,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from fusionkit.errors import LONGEST_SHOWN, shorten, suggest
+from fusionkit.specs import describe
 
 TreePath = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -133,7 +134,10 @@ def _locate(model: type[BaseModel], tree: Any, details: ErrorDetails) -> tuple[T
     if details["type"].startswith("union_tag"):
         holder = _model_of(_members(annotation)[0])
         path.append(details["ctx"]["discriminator"].strip("'"))
-    return tuple(path), dict(holder.model_fields) if holder else {}
+    if holder is None:
+        return tuple(path), {}
+    describe(holder)
+    return tuple(path), dict(holder.model_fields)
 
 
 def has_step(tree: Any, step: str | int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fusionkit.recipe.shape import validate_strictly
-from fusionkit.specs import ComponentConfig
+from fusionkit.specs import ComponentConfig, describe
 from fusionkit.testing.case import BreachError, Case, DoesNotApplyError, check, require
 
 HEAVY = (
@@ -62,6 +62,7 @@ def check_card(case: Case) -> None:
 
 
 def _undescribed(config: type[BaseModel], path: str = "") -> Iterator[str]:
+    describe(config)
     for name, field in config.model_fields.items():
         if not field.description:
             yield path + name
