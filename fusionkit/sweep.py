@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fusionkit.core_parts import SCALE_VERSION
-from fusionkit.data.digests import content_digest
+from fusionkit.data.digests import tree_digest
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError, FusionkitError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
@@ -283,7 +283,7 @@ def result_address(loaded: LoadedRecipe, rows: str, places: Places) -> str:
     """
     parts = (loaded.source_plan, *loaded.parts.values())
     files = {
-        f"{plan.path}.{name}": content_digest(path).hex() if path.is_file() else None
+        f"{plan.path}.{name}": _content(path)
         for plan in parts
         for name, path in data_files(plan.config, places.data).items()
         if plan.path != "source"  # its rows say what it has read
@@ -324,10 +324,11 @@ def digest_rows(loaded: LoadedRecipe, manifest: Manifest) -> str:
 
 
 def _content(path: Path) -> str | None:
+    """Returns the digest of a file, or of all files in a folder: of a bag of tiles, of a language model."""
     try:
-        return content_digest(path).hex()
+        return tree_digest(path).hex()
     except OSError:
-        return None  # the audit says what is wrong with it
+        return None  # what is wrong with it is said where it is read
 
 
 def _pack(predictions: Mapping[str, Sequence[FoldPredictions]], prepared: Prepared) -> Artefact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from functools import lru_cache
@@ -36,6 +37,26 @@ def content_digest(path: Path) -> bytes:
     return _digest(
         path, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
     )
+
+
+def tree_digest(path: Path) -> bytes:
+    """Returns the sha256 of a file's bytes, or of the names and bytes of all files in a folder; OSError.
+
+    Links to other folders are not followed: they may lead back.
+    """
+    if not path.is_dir():
+        return content_digest(path)
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(folder, name)
+            digest.update(os.fsencode(file.relative_to(path)) + b"\0" + content_digest(file))
+    return digest.digest()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 @lru_cache(_MEMO_FILES)
