@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ STDERR = 2
 
 @dataclass
 class _Request:
-    """Whether a stop is asked for, and whether it is held back."""
+    """Whether and when a stop is asked for, whether it is held back, and who listens."""
 
     is_made: bool = False
     is_postponed: bool = False
+    seconds: float = 0.0
+    listener: FrameType | None = None
 
 
 _request = _Request()
@@ -41,11 +44,12 @@ def listening() -> Iterator[None]:
     ]
     before = {number: signal.signal(number, _receive) for number in heard}
     before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
+    _request.listener = sys._getframe(2)  # beyond this function and contextlib's
     try:
         yield
     finally:
         is_asked()  # silences the alarm
-        _request.is_made = False
+        _request.is_made, _request.listener = False, None
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -76,12 +80,14 @@ def _receive(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:  # schedulers may send SIGTERM again and again
             _stop_at_once()
         return
-    _request.is_made = True
+    _request.is_made, _request.seconds = True, time.monotonic()
     first = GRACE_SECONDS if _request.is_postponed else AGAIN_SECONDS
     signal.signal(signal.SIGALRM, _ring)
     signal.setitimer(signal.ITIMER_REAL, first, AGAIN_SECONDS)
     if not _request.is_postponed:
-        raise KeyboardInterrupt
+        if not _is_importing(frame):
+            raise KeyboardInterrupt
+        return
     _say(f"interrupted: saves this epoch ({GRACE_SECONDS} seconds at most); Ctrl-C stops at once.")
 
 
@@ -90,8 +96,19 @@ def _ring(number: int, frame: FrameType | None) -> None:
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
-    if error is None:
+    if error is None and not _is_importing(frame):
         raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Says whether an import is under way, as long as there is time: torch's own crashes the process."""
+    if time.monotonic() - _request.seconds > GRACE_SECONDS:
+        return False
+    while frame is not None and frame is not _request.listener:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _stop_at_once() -> None:

@@ -144,6 +144,37 @@ def test_what_cleans_up_is_not_interrupted_again(monkeypatch):
     assert cleaned == [True]
 
 
+def test_an_import_is_not_interrupted_but_what_follows_it_is(monkeypatch, tmp_path):
+    """A stop inside torch's import ends in C++ that knows no Python exception: the process crashes."""
+    monkeypatch.setattr(interruption, "AGAIN_SECONDS", 0.05)
+    (tmp_path / "interrupted_module.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.3)\nis_whole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+
+    def work() -> None:
+        import interrupted_module
+
+        found.append(interrupted_module.is_whole)
+        time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt), interruption.listening():
+        work()
+    assert found == [True]
+
+
+def test_an_import_that_does_not_end_is_interrupted_after_the_grace(monkeypatch, tmp_path):
+    monkeypatch.setattr(interruption, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(interruption, "GRACE_SECONDS", 0.2)
+    (tmp_path / "endless_module.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(30)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), interruption.listening():
+        import endless_module  # noqa: F401
+
+
 def test_handlers_are_as_before_afterwards():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interruption.listening():
