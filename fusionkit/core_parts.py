@@ -11,7 +11,7 @@ from torch import Tensor, nn
 SCALE_EPSILON = 1e-6
 SCALE_VERSION = 2
 """Part of every address: raised when the same features would be scaled otherwise."""
-ABSENT_VERSION = 1
+ABSENT_VERSION = 2
 """Part of the addresses of what has one: raised when the same vector would be used otherwise."""
 
 

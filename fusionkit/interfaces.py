@@ -116,7 +116,10 @@ class Head(Protocol):
     """Fuses all feature vectors; a plain `nn.Module`."""
 
     def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Maps (n, d) per modality to (n, output_dim); `present[m]` (n,) says where modality m exists."""
+        """Maps (n, d) per modality to (n, output_dim); `present[m]` (n,) says where modality m counts.
+
+        It counts where the row has it, or where a vector stands for it that learns with the head.
+        """
         ...
 
 

@@ -124,9 +124,10 @@ class FusionModel(nn.Module):
         return cast(Tensor, inputs)
 
     def join(self, batch: Mapping[str, ModalityBatch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns what the head gets: features (n, d) by modality, and who is present.
+        """Returns what the head gets: features (n, d) by modality, and for which rows they count.
 
-        Rows that lack a modality are zero, or the vector that was learned for them.
+        Rows that lack a modality are zero and do not count, or are the vector learned for them, which
+        counts like any other: a head lets nothing through of what does not.
         """
         features, present = {}, {}
         for modality, part in batch.items():
@@ -144,7 +145,8 @@ class FusionModel(nn.Module):
                     )
                 is_whole = len(found) == len(here)
                 dense = found if is_whole else dense.index_put((here.nonzero().squeeze(1),), found)
-            features[modality], present[modality] = dense, here
+            features[modality] = dense
+            present[modality] = torch.ones_like(here) if modality in self.absent else here
         return features, present
 
     def forward(self, batch: Mapping[str, ModalityBatch]) -> Tensor:

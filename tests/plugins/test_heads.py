@@ -7,7 +7,9 @@ import toy_images
 from torch import nn
 
 import fusionkit_heads
+from fusionkit.core_parts import Absent
 from fusionkit.errors import PluginError
+from fusionkit.model import FusionModel, ModalityBatch
 from fusionkit.registry import Registry
 from fusionkit.specs import HeadSpec
 from fusionkit.training.stages import plan_steps, run_steps
@@ -282,6 +284,31 @@ STAGES = """\
     epochs: 2
     batch_size: 8
 """
+
+
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.learns != "nothing"])
+def test_every_head_hears_the_vector_that_stands_for_an_absent_modality(name):
+    dims = {"image": 6, "emr": 4}
+    options = {"finetune": True} if name == "bimodal_autoencoder" else {}
+    head = build(name, dims, **options).eval()
+    with torch.no_grad():  # some begin where one modality says nothing
+        for parameter in head.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    vector = Absent(6)
+    model = FusionModel({modality: {} for modality in dims}, head, {}, dims, 2, {"image": vector})
+    has_image = torch.tensor([True, False, True, False, False])
+    batch = {
+        "image": ModalityBatch(torch.randn(2, 6), has_image),
+        "emr": ModalityBatch(torch.randn(5, 4), torch.ones(5, dtype=torch.bool)),
+    }
+    before = model(batch)
+    before[~has_image, 1].sum().backward()
+    assert vector.vector.grad is not None
+    assert vector.vector.grad.abs().sum() > 0
+    with torch.no_grad():
+        vector.vector.add_(1.0)
+    changed = (model(batch) != before).any(1)
+    assert torch.equal(changed, ~has_image), "of rows that lack the image, and of no other"
 
 
 @pytest.mark.parametrize(
