@@ -1,7 +1,7 @@
 # Needs Python 3.11 to 3.13, make and git; everything else is installed into .venv.
 PYTHON ?= python3
 
-.PHONY: run test check slow bench contract
+.PHONY: run test check slow bench contract pages docs
 
 run: .venv/.installed
 	.venv/bin/fusionkit run recipes/breast_rfn.yaml
@@ -21,6 +21,14 @@ bench: .venv/.installed
 contract: .venv/.installed
 	.venv/bin/python -m fusionkit.testing.contract > docs/contract.md.new
 	mv docs/contract.md.new docs/contract.md
+
+# what docs/ has of the code: the contract, the command line, the components' options, the public names
+pages: contract
+	.venv/bin/python docs/generate.py
+
+# the site, into site/; works without network, and any dead link or anchor ends it
+docs: .venv/.installed-dev
+	.venv/bin/python -m properdocs build --strict --quiet
 
 check: .venv/.installed-dev
 	.venv/bin/ruff check .

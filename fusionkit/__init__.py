@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fusionkit.data.weights import load_weights
 
 __version__ = "0.1.0"
+"""This fusionkit's version."""
 
 # These import torch or polars: loaded when first asked for, so that listing and validating stay quick.
 _LAZY = {

@@ -14,6 +14,7 @@ GROUP = "fusionkit"
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
+"""Marks a function of a plugin as its answer to the hook of that name."""
 
 
 @hookspec

@@ -90,7 +90,7 @@ def test_every_public_name_is_mentioned(name):
 
 
 def tree_of_architecture():
-    """Returns the paths of the files below fusionkit/ and plugins/ in the drawn tree."""
+    """Returns the paths of the files below fusionkit/, plugins/ and docs/ in the drawn tree."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     drawn = re.search(r"<!-- tree -->\n(.*)<!-- /tree -->", text, re.DOTALL)
     assert drawn is not None
@@ -108,7 +108,7 @@ def tree_of_architecture():
 def test_the_tree_of_the_architecture_is_the_tree():
     there = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("fusionkit", "plugins")
+        for folder in ("fusionkit", "plugins", "docs")
         for path in (ROOT / folder).rglob("*.py")
         if "template" not in path.parts
     }
