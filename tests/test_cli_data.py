@@ -446,15 +446,15 @@ def test_whoever_audits_is_named_to_who_prunes_the_store(study, capsys, monkeypa
 
 
 def test_what_a_plugin_reads_is_audited_too(study, capsys):
-    example = Path(__file__).parent.parent / "examples" / "signal_plugin.py"
+    example = Path(__file__).parent.parent / "examples" / "fusionkit-ecg" / "fusionkit_ecg"
     rows = rows_of(study)
     for number, row in enumerate(rows):
         row["picture"], row["sum"] = f"{number}.npy", ""
-        np.save(study / "data" / f"{number}.npy", np.arange(20.0) + number)
+        np.save(study / "data" / f"{number}.npy", np.arange(40.0).reshape(20, 2) + number)
     write_rows(study, rows)
     (study / "data" / "3.npy").write_bytes(b"\x93NUMPY and no more")
     np.save(study / "data" / "8.npy", np.zeros((4, 4)))
-    recipe = RECIPE.replace("{use: toy_conv, input: {size: 8}}", "{use: conv_signal, length: 16}")
+    recipe = RECIPE.replace("{use: toy_conv, input: {size: 8}}", "{use: ecg, leads: 2, length: 64}")
     (study / "study.yaml").write_text(recipe)
     arguments = ("-p", example, "data", "audit", "study.yaml", "-q")
     code, out, err = call(capsys, *arguments)
@@ -464,11 +464,11 @@ def test_what_a_plugin_reads_is_audited_too(study, capsys):
         f"error: sample s03 (subject p01): {study}/data/3.npy: not a .npy file of numbers ("
     )
     assert flat == (
-        f"error: sample s08 (subject p04): {study}/data/8.npy: not a signal (shape: (4, 4)). "
-        "One finite value per step is read."
+        f"error: sample s08 (subject p04): {study}/data/8.npy: not an electrocardiogram of 2 leads "
+        "(shape: (4, 4)). Finite values are read, a row for each step, a column for each lead."
     )
-    np.save(study / "data" / "3.npy", np.arange(20.0) + 100)
-    np.save(study / "data" / "8.npy", np.arange(20.0) + 200)
+    np.save(study / "data" / "3.npy", np.arange(40.0).reshape(20, 2) + 100)
+    np.save(study / "data" / "8.npy", np.arange(40.0).reshape(20, 2) + 200)
     code, out, err = call(capsys, *arguments)
     assert (code, err) == (0, "")
     assert "2 files decoded now, 22 known to be whole since an earlier audit." in out

@@ -115,7 +115,7 @@ def test_a_readme_has_ten_lines_and_a_test_about_six():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["encoders", "ecg"], "there is no kind of component called 'encoders'. Did you mean 'encoder'? "),
+        (["encoders", "pulse"], "there is no kind of component called 'encoders'. Did you mean 'encoder'? "),
         (["encoder", "Ecg"], "a component's name is in snake_case, of at most 40 characters (given: Ecg). "),
         (["encoder", "ecg-12"], "a component's name is in snake_case, of at most 40 characters (given: ecg-"),
         (["encoder", "../ecg"], "a component's name is in snake_case, of at most 40 characters (given: ../"),
@@ -127,7 +127,7 @@ def test_a_readme_has_ten_lines_and_a_test_about_six():
         (["head", "gated"], "there is a head gated already, of plugin fusionkit_heads. Choose another name."),
         (["encoder", "tensor"], "Tensor means something else in the template. Choose another name, such as"),
         (["encoder", "component"], "ComponentConfig means something else in the template. Choose another na"),
-        (["head", "ecg", "--into", "no"], "--into no: there is no such folder. Make it first."),
+        (["head", "pulse", "--into", "no"], "--into no: there is no such folder. Make it first."),
         (
             ["head", "there"],
             "fusionkit-there is there already. Choose another name, or --into another folder.",
@@ -152,10 +152,10 @@ def test_nothing_is_written_over_and_all_problems_are_told(folder, capsys):
 
 def test_into_another_folder(folder, capsys):
     (folder / "with space").mkdir()
-    code, out, _ = call(capsys, "new", "head", "ecg", "--into", "with space")
+    code, out, _ = call(capsys, "new", "head", "pulse", "--into", "with space")
     assert code == 0
-    assert out.endswith("  fusionkit -p 'with space/fusionkit-ecg/fusionkit_ecg' check ecg\n")
-    assert (folder / "with space" / "fusionkit-ecg" / "recipe.yaml").is_file()
+    assert out.endswith("  fusionkit -p 'with space/fusionkit-pulse/fusionkit_pulse' check pulse\n")
+    assert (folder / "with space" / "fusionkit-pulse" / "recipe.yaml").is_file()
 
 
 def test_what_cannot_be_written_whole_is_not_written(folder, capsys, monkeypatch):
@@ -169,7 +169,7 @@ def test_what_cannot_be_written_whole_is_not_written(folder, capsys, monkeypatch
         return write(self, *rest, **options)
 
     monkeypatch.setattr(Path, "write_text", fail)
-    code, out, err = call(capsys, "new", "head", "ecg")
+    code, out, err = call(capsys, "new", "head", "pulse")
     assert (code, out) == (8, "")
     assert "No space left on device" in err
     assert files_of(folder) == []

@@ -10,7 +10,9 @@ from fusionkit.specs import COMPONENT_KINDS
 from fusionkit.testing import parametrize_with_checks
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-REGISTRY = Registry.discover([str(path) for path in sorted(EXAMPLES.glob("*.py"))])
+REGISTRY = Registry.discover(
+    [str(path) for pattern in ("*.py", "*/fusionkit_*") for path in sorted(EXAMPLES.glob(pattern))]
+)
 EXTRAS = {"slide_bag": "openslide"}
 """Components that need what an extra installs."""
 CARDS = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import inspect
 import json
@@ -10,7 +9,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,12 +17,10 @@ from pydantic_core import PydanticUndefined
 
 import fusionkit
 from fusionkit.cli import COMMANDS
-from fusionkit.prepare import Places
 from fusionkit.recipe import schema
 from fusionkit.recipe.load import load_recipe, load_text
 from fusionkit.recipe.sweep import Sweep, VariantNode
 from fusionkit.registry import Registry
-from fusionkit.run import run
 from fusionkit.specs import ComponentConfig, Spec, describe
 from fusionkit_manifest import ManifestOptions
 
@@ -314,58 +310,9 @@ def test_the_pyproject_of_a_plugin_has_the_entry_point_that_is_looked_for():
     assert project["entry-points"] == {GROUP: {"my_signals": "my_signals"}}
 
 
-def write_signals(folder):
-    """Writes 24 patients: the ill have the faster signal, and every sixth has none."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    with open(folder / "rows.csv", "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["patient", "signal", "age", "diagnosis"])
-        for patient in range(24):
-            time = np.arange(100 + 4 * patient) / 10  # shorter and longer than the encoder's length
-            signal = np.sin(time * (4 if patient % 2 else 1)) + rng.normal(0, 0.1, len(time))
-            np.save(folder / f"{patient}.npy", signal)
-            name = "" if patient % 6 == 0 else f"{patient}.npy"
-            rows.writerow([f"p{patient}", name, 40 + patient, "ill" if patient % 2 else "healthy"])
-
-
-def load_signals(data_root, *overrides):
-    registry = Registry.discover([str(ROOT / "examples" / "signal_plugin.py")])
-    assert registry.broken == {}
-    text = blocks_of("yaml", PLUGINS_PAGE)[0]
-    return load_text(text, registry, overrides=overrides, data_root=data_root), registry
-
-
-def test_the_example_of_signals_learns_from_rows_of_which_some_have_none(tmp_path):
-    write_signals(tmp_path / "signals")
-    loaded, registry = load_signals(
-        tmp_path, "evaluation.resamples=100", "training={device: cpu, threads: 1}"
-    )
-    places = Places(tmp_path, tmp_path / "store", tmp_path / "runs")
-    result = run(loaded, registry, places, lambda name, data: None)
-    assert set(result.report["models"]) == {"fused", "signal", "record", "signal_pretrained"}
-    tested = {name: model["n_subjects"] for name, model in result.report["models"].items()}
-    assert tested == {"fused": 24, "record": 24, "signal": 20, "signal_pretrained": 20}
-    assert run(loaded, registry, places, lambda name, data: None).computed == 0
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        (np.zeros((2, 3)), "not a signal (shape: (2, 3)). One finite value per step is read."),
-        (np.array([1.0, np.nan]), "not a signal (shape: (2,)). One finite value per step is read."),
-        (np.array(["a"], dtype=object), "not a .npy file of numbers ("),
-    ],
-)
-def test_the_example_of_signals_refuses_what_is_no_signal(tmp_path, values, reason):
-    file = tmp_path / "signal.npy"
-    np.save(file, values, allow_pickle=True)
-    registry = Registry.discover([str(ROOT / "examples" / "signal_plugin.py")])
-    card = registry.card(fusionkit.EncoderSpec, "conv_signal")
-    spec = card.build(card.examples[0], {"signal": fusionkit.ColumnSpec(kind="file")}).input_spec
-    with pytest.raises(fusionkit.DataError) as caught:
-        spec.load({"signal": file}, [fusionkit.Cut("whole")])
-    assert caught.value.problems[0].startswith(f"{file}: {reason}")
+def test_the_recipe_of_the_example_is_the_one_that_the_page_shows():
+    whole = (ROOT / "examples" / "fusionkit-ecg" / "recipe.yaml").read_text(encoding="utf-8")
+    assert blocks_of("yaml", PLUGINS_PAGE) == [re.sub(r"^#.*\n", "", whole, flags=re.MULTILINE)]
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.__name__)

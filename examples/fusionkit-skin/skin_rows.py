@@ -1,0 +1,9 @@
+"""Writes the SIMULATED lesions that recipe.yaml reads."""
+
+import sys
+from pathlib import Path
+
+from fusionkit_skin import SkinConfig, write_samples
+
+if __name__ == "__main__":
+    write_samples(SkinConfig(folder="simulated_lesions", simulated=True), Path(sys.argv[1]), n_lesions=45)
