@@ -97,6 +97,16 @@ def test_a_file_that_a_page_links_to_is_on_the_site(site):
     assert (site / link[1]).is_file()
 
 
+def test_the_glossary_has_every_word_of_the_house_in_order():
+    rows = re.findall(r"^\| ([a-z ]+) \| [A-Z]", PAGES["glossary.md"], re.MULTILINE)
+    house = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Words\n")[1]
+    nouns = re.search(r"messages and docs: ([^.]+)\.", " ".join(house.split()))[1].split(", ")
+    nouns += re.findall(r"\*(\w+)\*", house)
+    assert len(nouns) > 12
+    assert set(nouns) <= set(rows)
+    assert rows == sorted(set(rows) - {"word"})
+
+
 # everything public is on it
 
 
