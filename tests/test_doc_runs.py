@@ -38,6 +38,7 @@ STANDS_FOR = {
     "source .venv/bin/activate": "true  # the environment is active",
     "make run": "fusionkit run recipes/breast_rfn.yaml  # what it runs after it has installed",
     "pip install -e fusionkit-ecg": "true  # tests/test_examples.py installs packages by pip",
+    "pip install -e fusionkit-skin": "true  # the same",
     "fusionkit data audit recipes/breast_usg.yaml": "fusionkit validate recipes/breast_usg.yaml  # real data",
 }
 """A line of a page -> the line that is run for it, and why."""
@@ -138,8 +139,11 @@ class Workshop:
     def call(self, block: Block, line: str) -> None:
         done = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", line],
-            cwd=self.folder,
-            env=environment(PATH=f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"),
+            cwd=self.folder / "examples" if block.page.startswith("examples/") else self.folder,
+            env=environment(
+                PATH=f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                FUSIONKIT_STORE=str(self.folder / ".fusionkit" / "store"),
+            ),
             capture_output=True,
             text=True,
         )
