@@ -8,14 +8,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from fusionkit.evaluation.aggregate import UNKNOWN, FoldSubjects
-from fusionkit.evaluation.metrics import (
-    METRICS,
-    FloatArray,
-    IntArray,
-    weighted_metrics,
-    why_not_estimable,
-)
+from fusionkit.evaluation.aggregate import FoldSubjects, is_known
+from fusionkit.evaluation.measures import Judged, Measures, Outcomes, measures_of
+from fusionkit.evaluation.metrics import FloatArray, IntArray
 
 # Entries of one weight matrix; a handful of such matrices are alive at once, so this bounds the memory.
 _MATRIX_ENTRIES = 500_000
@@ -64,7 +59,7 @@ class _Part:
 
     repeat: int
     index: IntArray
-    labels: IntArray
+    labels: Outcomes
     probabilities: FloatArray
     thresholds: FloatArray
 
@@ -76,6 +71,7 @@ class _Target:
     folds: Sequence[Sequence[_Part]]
     pooled: Sequence[Sequence[_Part]]
     metrics: Sequence[str]
+    measures: Measures
 
     def values(self, weights: FloatArray) -> FloatArray:
         """Returns (2, metrics, resamples): means over the folds, and over the pooled repeats."""
@@ -87,17 +83,17 @@ class _Target:
         return np.stack([folds, folds if is_same else self._means(self.pooled, weights)])
 
     def _means(self, sides: Sequence[Sequence[_Part]], weights: FloatArray) -> FloatArray:
-        means = [_mean_of_parts(parts, self.metrics, weights) for parts in sides]
+        means = [_mean_of_parts(parts, self.measures, self.metrics, weights) for parts in sides]
         return means[0] if len(means) == 1 else means[0] - means[1]
 
 
 def bootstrap(
     models: Mapping[str, Sequence[FoldSubjects]],
-    classes: Sequence[str],
+    classes: Judged,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     against: Mapping[str, str] = MappingProxyType({}),
-    compared: Sequence[str] = ("roc_auc", "accuracy"),
+    compared: Sequence[str] | None = None,
     resamples: int = 2000,
     interval: float = 0.95,
     seed: int = 0,
@@ -117,28 +113,30 @@ def bootstrap(
 
     Args:
         models: Each model's folds; subjects of unknown outcome are left out.
-        classes: Class names, for reasons.
-        metrics: Which metrics.
+        classes: Class names, or how else outcomes are judged.
+        metrics: Which metrics; by default all.
         against: Model -> the one that it is subtracted from, on subjects that both tested in a fold; pairs
             with a model that is not there are left out.
-        compared: The metrics of these differences.
+        compared: The metrics of these differences; by default those that the task compares.
         resamples: How many.
         interval: Coverage, such as 0.95.
         seed: All randomness derives from it; the order of the rows does not matter.
     """
+    measures = measures_of(classes)
+    metrics, compared = metrics or measures.metrics, compared or measures.compared
     known = {
-        name: [fold.select(fold.rows.outcomes != UNKNOWN) for fold in folds] for name, folds in models.items()
+        name: [fold.select(is_known(fold.rows.outcomes)) for fold in folds] for name, folds in models.items()
     }
-    cohort = _cohort(known)
+    cohort = _cohort(known, measures)
     # Sorted by id, so that a weight belongs to a person and not to a place in a file.
     position = {subject: place for place, subject in enumerate(cohort)}
     both = {name: other for name, other in against.items() if name in known and other in known}
     pairs = {name: _common(known[other], known[name]) for name, other in both.items()}
-    targets = [_target([folds], position, metrics) for folds in known.values()]
-    targets += [_target(sides, position, compared) for sides in pairs.values()]
+    targets = [_target([folds], position, measures, metrics) for folds in known.values()]
+    targets += [_target(sides, position, measures, compared) for sides in pairs.values()]
     outcomes = np.fromiter(cohort.values(), np.int64, len(cohort))
     widest = max([len(cohort), *(len(part.index) for t in targets for side in t.pooled for part in side)])
-    tables = _estimate_all(targets, outcomes, resamples, seed, widest, interval, classes)
+    tables = _estimate_all(targets, outcomes, resamples, seed, widest, interval)
     counts = [_count_subjects(folds) for folds in known.values()] + [
         _count_subjects(a) for a, _ in pairs.values()
     ]
@@ -174,7 +172,6 @@ def _estimate_all(
     seed: int,
     widest: int,
     interval: float,
-    classes: Sequence[str],
 ) -> list[tuple[dict[str, Estimate], dict[str, Estimate]]]:
     whole = np.ones((1, len(outcomes)))
     drawn: list[list[FloatArray]] = [[] for _ in targets]
@@ -190,7 +187,7 @@ def _estimate_all(
                     values[row, i],
                     spread[row, i],
                     interval,
-                    _reason(metric, parts, classes),
+                    _reason(metric, parts, target.measures),
                     is_difference=len(target.folds) == 2,
                 )
                 for i, metric in enumerate(target.metrics)
@@ -217,20 +214,22 @@ def _interval(
     return Estimate(float(value), float(low), float(high), p_value=p_value)
 
 
-def _reason(metric: str, parts: Sequence[_Part], classes: Sequence[str]) -> str:
-    reasons = [why_not_estimable(metric, part.labels, classes) for part in parts]
+def _reason(metric: str, parts: Sequence[_Part], measures: Measures) -> str:
+    reasons = [measures.why_not(metric, part.labels) for part in parts]
     first = next((reason for reason in reasons if reason), "not estimable: no subject with a known outcome")
     return (
         first.replace("not estimable", f"not estimable in any of {len(parts)}") if len(parts) > 1 else first
     )
 
 
-def _mean_of_parts(parts: Sequence[_Part], metrics: Sequence[str], weights: FloatArray) -> FloatArray:
+def _mean_of_parts(
+    parts: Sequence[_Part], measures: Measures, metrics: Sequence[str], weights: FloatArray
+) -> FloatArray:
     """Returns (metrics, resamples): the mean over the parts that can give a value; NaN where none can."""
     sums = np.zeros((len(metrics), len(weights)))
     counts = np.zeros_like(sums)
     for part in parts:
-        of_part = weighted_metrics(
+        of_part = measures.weighted(
             part.labels, part.probabilities, part.thresholds, weights[:, part.index], metrics
         )
         values = np.stack([of_part[metric] for metric in metrics])
@@ -241,10 +240,13 @@ def _mean_of_parts(parts: Sequence[_Part], metrics: Sequence[str], weights: Floa
 
 
 def _target(
-    sides: Sequence[Sequence[FoldSubjects]], position: Mapping[str, int], metrics: Sequence[str]
+    sides: Sequence[Sequence[FoldSubjects]],
+    position: Mapping[str, int],
+    measures: Measures,
+    metrics: Sequence[str],
 ) -> _Target:
     folds = [[_part(fold, position) for fold in side] for side in sides]
-    return _Target(folds, [_pool(parts) for parts in folds], metrics)
+    return _Target(folds, [_pool(parts) for parts in folds], metrics, measures)
 
 
 def _part(fold: FoldSubjects, position: Mapping[str, int]) -> _Part:
@@ -270,13 +272,15 @@ def _pool(parts: Sequence[_Part]) -> list[_Part]:
     ]
 
 
-def _cohort(models: Mapping[str, Sequence[FoldSubjects]]) -> dict[str, int]:
-    """Returns every tested subject's outcome, by id."""
+def _cohort(models: Mapping[str, Sequence[FoldSubjects]], measures: Measures) -> dict[str, int]:
+    """Returns every tested subject's stratum, by id."""
     outcomes = {
-        subject: int(outcome)
+        subject: stratum
         for folds in models.values()
         for fold in folds
-        for subject, outcome in zip(fold.rows.subjects, fold.rows.outcomes, strict=True)
+        for subject, stratum in zip(
+            fold.rows.subjects, measures.strata(fold.rows.outcomes).tolist(), strict=True
+        )
     }
     return dict(sorted(outcomes.items()))
 
