@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
+from fusionkit.data.sampling import balanced_rows
 from fusionkit.data.tables import TabularInput
 from fusionkit.data.threads import map_in_threads
 from fusionkit.errors import DataError, FusionkitError, PluginError, is_out_of_memory, one_line
@@ -74,16 +75,34 @@ def make_units(rows: Sequence[int] | NDArray[np.int64], n_views: int, n_draws: i
     )
 
 
-def epoch_order(units: Units, seed: int, epoch: int, *, in_blocks: bool = True) -> Units:
+def epoch_order(
+    units: Units,
+    seed: int,
+    epoch: int,
+    *,
+    in_blocks: bool = True,
+    classes: NDArray[np.int64] | None = None,
+) -> Units:
     """Returns an epoch's order, a pure function of seed and epoch; the draws move on with the epoch.
 
     Rows are shuffled whole, then the units of some neighbouring rows among themselves: all views of a row
     stay close, so that it is decoded once. Without blocks all units are shuffled, for what is not decoded.
+
+    Args:
+        units: Every view and draw of the rows, row by row.
+        seed: All randomness derives from it and the epoch.
+        epoch: Which.
+        in_blocks: Whether views of a row stay close.
+        classes: (n rows,) the class of each row, to have as many rows of every class: some of them several
+            times, others not in this epoch, and as many in all.
     """
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     n_rows, per_row = _shape(units)
     n_draws = int(units.draws.max(initial=0)) + 1
-    order = rng.permutation(n_rows)[:, None] * per_row + np.arange(per_row)
+    order = rng.permutation(n_rows)
+    if classes is not None:
+        order = balanced_rows(classes, rng)[order]
+    order = order[:, None] * per_row + np.arange(per_row)
     blocks = []
     rows_per_block = max(1, BLOCK // per_row if in_blocks and per_row > 1 else n_rows)
     for start in range(0, n_rows, rows_per_block):

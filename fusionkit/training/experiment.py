@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fusionkit.core_parts import ABSENT_VERSION, SCALE_VERSION
@@ -28,7 +29,7 @@ from fusionkit.model import (
 from fusionkit.recipe.components import PartPlan, data_files
 from fusionkit.specs import TABULAR_KINDS, ImageOptions
 from fusionkit.store import Artefact, Store
-from fusionkit.task import Classification
+from fusionkit.task import Task
 from fusionkit.training.checks import check_alone, check_finite
 from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
@@ -86,7 +87,7 @@ class Experiment:
 
     factory: PartFactory
     manifest: Manifest
-    task: Classification
+    task: Task
     store: Store
     device: Device
     tell: Tell
@@ -131,10 +132,14 @@ class Experiment:
         kinds = {loaded.source.schema[column].kind for column in loaded.columns.get(modality, ())}
         return kind == "encoder" and not kinds <= set(TABULAR_KINDS)
 
+    def targets(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+        """Returns the outcomes of rows: class indices (n,), or numbers (n, k)."""
+        return self.task.targets(self.manifest, rows)
+
     def restore(self, module: nn.Module, path: str, origin: Origin) -> None:
         """Loads a part's tensors from the artefact that learned it; IntegrityError if they do not fit."""
         prefix = f"{path}."
-        tensors = self._artefact(origin.address).tensors
+        tensors = self.artefact(origin.address).tensors
         state = {name: tensors[prefix + name] for name in module.state_dict() if prefix + name in tensors}
         try:
             module.load_state_dict(state)
@@ -144,7 +149,8 @@ class Experiment:
                 f"{path}: artefact {origin.address[:12]} does not fit the recipe ({reason})."
             ) from None
 
-    def _artefact(self, address: str) -> Artefact:
+    def artefact(self, address: str) -> Artefact:
+        """Returns what a stage learned; raises IntegrityError where it is not there."""
         load = self.shared.artefacts or self.store.load
         artefact = load(address)
         if artefact is None:

@@ -18,7 +18,7 @@ from fusionkit.model import calling, check_features, describe, seed_of, to_fp32
 from fusionkit.recipe.schema import PretrainStage
 from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.features import ensure_features, fill_up
-from fusionkit.training.supervised import Result, Supervised
+from fusionkit.training.supervised import Result, Supervised, rescale
 
 if TYPE_CHECKING:
     from fusionkit.training.stages import Step
@@ -179,7 +179,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
         codes = torch.tensor([code_of[int(row)] for row in units.rows])
         # a row whose value is missing has a loss of zero here
         losses = cross_entropy(auxiliary.float(), codes.to(targets.device), reduction="none", ignore_index=-1)
-        loss = experiment.task.loss(outcome.float(), targets, weights)
+        loss = loop.task.loss(outcome.float(), targets, weights)
         return loss + stage.auxiliary_weight * (losses * weights).mean()
 
     loop = Supervised(
@@ -234,4 +234,5 @@ def predict_pretrained(
             training=False,
             pin=experiment.device.pin,
         )
-    return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
+    said = table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
+    return rescale(experiment, said, origin)
