@@ -17,19 +17,22 @@ from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
 from fusionkit.errors import DataError, RecipeError, ResourceError
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
+from fusionkit.evaluation.measures import measures_of
 from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.interfaces import Tell
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
 from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
-from fusionkit.prepare import Places, outcomes_of, read_manifest
+from fusionkit.prepare import Places, groups_of, outcomes_of, read_manifest
 from fusionkit.recipe.dialect import dump_yaml, parse
 from fusionkit.recipe.schema import FUSED, PRETRAINED, PretrainStage
+from fusionkit.recipe.task_nodes import WITH_CLASSES
 from fusionkit.registry import Registry
 from fusionkit.run import RunResult, last_pretraining, write_environment
 from fusionkit.run_folder import hidden_until_whole, make_run_folder
 from fusionkit.store import address_of, using, write_atomic
-from fusionkit.task import Classification
+from fusionkit.task import Outcome, Task
+from fusionkit.tasks import make_task
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment
 from fusionkit.training.pretrain import predict_pretrained
@@ -120,7 +123,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
     device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     tell("reading", {"source": loaded.source_plan.use})
     manifest = _read(learned, places, device.threads)
-    task = Classification(manifest.classes)
+    task = make_task(loaded.recipe.task, manifest.classes)
     first = next(iter(make_experiments(learned, manifest, places, tell).values()))
     audit = _audit(learned, first)
     overlap = _find_overlap(learned, first, seen)
@@ -132,7 +135,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
     report = build_report(
         predictions,
         outcomes,
-        manifest.classes,
+        measures_of(task),
         evaluation,
         seed=loaded.recipe.seed,
         is_simulated=manifest.is_simulated,
@@ -148,7 +151,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
         folder / "predictions.csv",
         predictions,
         outcomes,
-        manifest.classes,
+        measures_of(task),
         evaluation,
         is_simulated=simulated,
     )
@@ -169,9 +172,9 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
     }
 
 
-def _outcomes(learned: LearnedRun, manifest: Manifest, task: Classification) -> Mapping[str, int]:
+def _outcomes(learned: LearnedRun, manifest: Manifest, task: Task) -> Mapping[str, Outcome]:
     outcomes = outcomes_of(learned.loaded.recipe.evaluation.subject_outcome, manifest, task)
-    if all(code < 0 for code in outcomes.values()):
+    if all(task.group(outcome) < 0 for outcome in outcomes.values()):
         use = learned.loaded.source_plan.use
         raise DataError(f"{use}: no subject has an outcome. Name its column, or say predict.")
     return outcomes
@@ -180,20 +183,21 @@ def _outcomes(learned: LearnedRun, manifest: Manifest, task: Classification) -> 
 def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
     """Reads the other data; raises DataError if their classes or columns are not those that were learned."""
     loaded, classes = learned.loaded, tuple(learned.index["classes"])
-    if tuple(loaded.source.classes) != classes:
+    if loaded.recipe.task.kind in WITH_CLASSES and tuple(loaded.source.classes) != classes:
         raise DataError(
             f"{loaded.source_plan.use}: the classes are not those of the run, in its order "
             f"({', '.join(loaded.source.classes)}). The run knows: {', '.join(classes)}."
         )
     manifest = read_manifest(loaded, places, workers)
     manifest.require_columns(loaded.used_columns, "modalities")
+    manifest = make_task(loaded.recipe.task, classes).view(manifest)
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
 
 
 def _audit(learned: LearnedRun, experiment: Experiment) -> Audit:
     """Looks at the other data as a run looks at its own; raises DataError with every problem."""
     problems: list[Finding] = []
-    outcomes: Mapping[str, int] = {}
+    outcomes: Mapping[str, Outcome] = {}
     try:
         outcomes = _outcomes(learned, experiment.manifest, experiment.task)
     except DataError as error:
@@ -202,7 +206,7 @@ def _audit(learned: LearnedRun, experiment: Experiment) -> Audit:
         learned.loaded,
         experiment.manifest,
         {name: experiment.reader(name) for name in experiment.modalities},
-        outcomes,
+        groups_of(experiment.task, outcomes),
         (),
         experiment.store,
         threads=experiment.device.threads,
@@ -325,8 +329,8 @@ def _as_fold(
     rows = SampleRows(
         [manifest.samples[row] for row in found],
         [manifest.subjects[row] for row in found],
-        task.encode([manifest.outcomes[row] for row in found]),
-        np.array(list(found.values())).reshape(len(found), len(task.classes)),
+        experiment.targets(list(found)),
+        np.array(list(found.values())).reshape(len(found), len(task.predictions)),
     )
     return FoldPredictions(0, 0, rows, threshold=learned.thresholds[name])
 

@@ -25,7 +25,7 @@ from fusionkit.prepare import Places, check_manifest
 from fusionkit.recipe.schema import FUSED
 from fusionkit.run_folder import INDEX
 from fusionkit.store import Store, using
-from fusionkit.task import Classification
+from fusionkit.tasks import make_task
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Origin, Shared
 from fusionkit.training.supervised import mean_of_members, predict_logits
@@ -43,8 +43,8 @@ class Prediction:
 
     Args:
         sample: The row's id, as given; ids may repeat, the order says which row it is.
-        probabilities: One per class; None where no modality is there.
-        predicted: The class that it is called; None where no modality is there.
+        probabilities: One per class, or what the task predicts instead; None where no modality is there.
+        predicted: The class that it is called; None where no modality is there, or the outcome is no class.
         model: Which model answered: fused, or a modality alone.
         missing: What was missing, in words; empty if nothing.
     """
@@ -61,21 +61,23 @@ class Answers:
     """Predictions in input order.
 
     Args:
-        classes: The classes of their probabilities.
+        classes: The classes of their probabilities; empty where the outcome is no class.
         is_simulated: Whether the model learned from simulated data.
         rows: One per row.
         changes: Device and versions that are not those of the run, in words.
+        columns: What their numbers are.
     """
 
     classes: tuple[str, ...]
     is_simulated: bool
     rows: Sequence[Prediction]
     changes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def to_csv(self) -> str:
         """Returns one line per row; says where the model learned from simulated data."""
-        probabilities = [f"probability_{name}" for name in self.classes]
-        head = ["sample", *probabilities, "predicted", "model", "missing", "simulated"]
+        called = ["predicted"] if self.classes else []
+        head = ["sample", *self.columns, *called, "model", "missing", "simulated"]
         # in blocks: a text that grows takes four bytes for each character
         starts = range(0, len(self.rows), _BLOCK)
         return _csv_text([head]) + "".join(
@@ -84,9 +86,10 @@ class Answers:
 
     def _cells(self, row: Prediction) -> list[str]:
         known = row.probabilities
-        values = [""] * len(self.classes) if known is None else [f"{p:.8f}" for p in known]
+        values = [""] * len(self.columns) if known is None else [f"{p:.8f}" for p in known]
+        values += [row.predicted or ""] if self.classes else []
         simulated = str(self.is_simulated).lower()
-        return [row.sample, *values, row.predicted or "", row.model, row.missing, simulated]
+        return [row.sample, *values, row.model, row.missing, simulated]
 
 
 def _csv_text(rows: Iterable[Sequence[str]]) -> str:
@@ -179,7 +182,7 @@ def _predict(learned: LearnedRun, manifest: Manifest, experiments: Mapping[str, 
         answering_model(learned, {n: bool(p[row]) for n, p in present.items()})
         for row in range(len(manifest))
     ]
-    probabilities = np.full((len(manifest), len(manifest.classes)), np.nan)
+    probabilities = np.full((len(manifest), len(main.task.predictions)), np.nan)
     for name in sorted(set(answering) - {NO_MODEL}):
         rows = [row for row, model in enumerate(answering) if model == name]
         # in the order of contents, each once: a row's place in the table changes not even the last digit
@@ -190,23 +193,23 @@ def _predict(learned: LearnedRun, manifest: Manifest, experiments: Mapping[str, 
     for row, model in enumerate(answering):
         known = None if model == NO_MODEL else tuple(map(float, probabilities[row]))
         called = None
-        if known is not None:
+        if known is not None and main.task.classes:
             code = predict_classes(probabilities[row : row + 1], learned.thresholds[model])[0]
-            called = manifest.classes[int(code)]
+            called = main.task.classes[int(code)]
         missing = _describe_missing(learned, manifest, row)
         here = [name for name, is_here in present.items() if is_here[row]]
         if model == FUSED and not _has_learned(learned, here):
             missing += f" ({FUSED} never learned without {', '.join(n for n in present if n not in here)})"
         predictions.append(Prediction(manifest.subjects[row], known, called, model, missing))
     changes = tuple(learned.changes(main.device))
-    return Answers(manifest.classes, manifest.is_simulated, predictions, changes)
+    return Answers(main.task.classes, manifest.is_simulated, predictions, changes, main.task.predictions)
 
 
 def make_experiments(
     learned: LearnedRun, manifest: Manifest, places: Places, tell: Tell
 ) -> dict[str, Experiment]:
     """Returns the experiment of every model that learned, on other rows, the recipe as written first."""
-    task = Classification(manifest.classes)
+    task = make_task(learned.loaded.recipe.task, manifest.classes)
     recipe = learned.loaded.recipe
     device = choose_device(recipe.training, n_jobs=recipe.n_jobs)  # as many threads as the run had here
     store, shared = Store(places.store, tell), Shared(artefacts=learned.artefact)

@@ -13,13 +13,14 @@ from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
 from fusionkit.errors import DataError
-from fusionkit.evaluation.aggregate import check_sample_rule, subject_outcomes
+from fusionkit.evaluation.aggregate import check_sample_rule, subject_numbers, subject_outcomes
 from fusionkit.interfaces import SourceContext, Tell
 from fusionkit.model import NotHereError, PartFactory, calling
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import FUSED, Recipe
 from fusionkit.store import Store
-from fusionkit.task import Classification
+from fusionkit.task import Outcome, Task, WithClasses
+from fusionkit.tasks import make_task
 from fusionkit.training.device import choose_device
 from fusionkit.training.experiment import Experiment, Shared
 from fusionkit.training.stages import Plan, plan_steps
@@ -52,13 +53,13 @@ class Prepared:
     Args:
         variants: Model name -> its experiment: fused, and each modality alone; of a single one, its name.
         folds: The splits.
-        outcomes: Subject -> class index, -1 where unknown.
+        outcomes: Subject -> class index, -1 where unknown; or numbers, None where unknown.
         audit: What was found in the data.
     """
 
     variants: Mapping[str, Experiment]
     folds: Sequence[Fold]
-    outcomes: Mapping[str, int]
+    outcomes: Mapping[str, Outcome]
     audit: Audit
 
     @property
@@ -108,14 +109,16 @@ def examine(
     device = choose_device(recipe.training, n_jobs=recipe.n_jobs)
     manifest = manifest or _read(loaded, places, device.threads, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
-    task = Classification(manifest.classes)
-    check_sample_rule(recipe.evaluation.samples, len(task.classes))
-    problems, outcomes, folds = list[Finding](), dict[str, int](), list[Fold]()
+    task = make_task(recipe.task, manifest.classes)
+    manifest = task.view(manifest)
+    check_sample_rule(recipe.evaluation.samples, len(task.classes) or 2)
+    problems, outcomes, folds = list[Finding](), dict[str, Outcome](), list[Fold]()
     try:
         outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
-        names = {subject: task.classes[code] for subject, code in outcomes.items() if code >= 0}
+        codes = groups_of(task, outcomes)
+        names = {subject: task.groups[code] for subject, code in codes.items() if code >= 0}
         if not manifest.problems:  # else what a split lacks may be what a row lacks
-            folds = make_folds(recipe.split, manifest, names, recipe.seed)
+            folds = make_folds(recipe.split, manifest, names, recipe.seed, task.needed)
     except DataError as error:
         check = "split" if outcomes else "outcome"
         problems = [Finding(check, sentence) for sentence in error.problems]
@@ -138,7 +141,7 @@ def examine(
         loaded,
         manifest,
         readers,
-        outcomes,
+        groups_of(task, outcomes),
         folds,
         store,
         threads=device.threads,
@@ -205,16 +208,25 @@ def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     check_rows(manifest, used).raise_errors()
 
 
-def outcomes_of(rule: SubjectRule, manifest: Manifest, task: Classification) -> dict[str, int]:
-    """Returns each subject's class index, -1 where unknown; raises DataError where the data disagree."""
+def groups_of(task: Task, outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    """Returns the index of each subject's group, -1 where its outcome is not known."""
+    return {subject: task.group(outcome) for subject, outcome in outcomes.items()}
+
+
+def outcomes_of(rule: SubjectRule, manifest: Manifest, task: Task) -> dict[str, Outcome]:
+    """Returns each subject's outcome, such as its class index; raises DataError where the data disagree."""
+    targets = task.targets(manifest, range(len(manifest)))
+    if not isinstance(task, WithClasses):
+        return {**subject_numbers(manifest.subjects, targets)}
     given = manifest.subject_outcomes
-    return subject_outcomes(
+    found = subject_outcomes(
         manifest.subjects,
-        task.encode(manifest.outcomes),
+        targets,
         task.classes,
         given=None if given is None else task.encode(given),
         rule=rule,
     )
+    return {**found}
 
 
 def plan_all(prepared: Prepared) -> Iterator[tuple[str, Fold, int, Plan]]:

@@ -18,6 +18,7 @@ from fusionkit import __version__
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
+from fusionkit.evaluation.measures import measures_of
 from fusionkit.evaluation.missing import Blanked, Blanks, blanked_models
 from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.interfaces import Tell
@@ -216,7 +217,7 @@ def _fold_predictions(
     probabilities: Callable[[Sequence[int]], FloatArray],
     modalities: Sequence[str] | None = None,
 ) -> FoldPredictions:
-    manifest, task = experiment.manifest, experiment.task
+    manifest = experiment.manifest
 
     def predict(rows: Sequence[int]) -> SampleRows:
         readers = [experiment.reader(name) for name in modalities or experiment.modalities]
@@ -224,7 +225,7 @@ def _fold_predictions(
         return SampleRows(
             [manifest.samples[row] for row in rows],
             [manifest.subjects[row] for row in rows],
-            task.encode([manifest.outcomes[row] for row in rows]),
+            experiment.targets(rows),
             probabilities(rows),
         )
 
@@ -243,7 +244,7 @@ def _report(
     report = build_report(
         predictions,
         prepared.outcomes,
-        manifest.classes,
+        measures_of(prepared.main.task),
         recipe.evaluation,
         seed=recipe.seed,
         is_simulated=manifest.is_simulated,
@@ -314,7 +315,7 @@ def _write_end(
         folder / "predictions.csv",
         predictions,
         prepared.outcomes,
-        main.manifest.classes,
+        measures_of(main.task),
         main.factory.loaded.recipe.evaluation,
         is_simulated=main.manifest.is_simulated,
     )

@@ -25,9 +25,11 @@ from fusionkit.prepare import Places, Prepared, prepare, read_manifest
 from fusionkit.recipe.components import data_files
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.sweep import LoadedSweep, Task
+from fusionkit.recipe.task_nodes import outcome_columns
 from fusionkit.registry import Registry, code_version
 from fusionkit.run import Plans, compute_models, plan_models
 from fusionkit.store import FORMAT, Artefact, Store, address_of, using
+from fusionkit.task import Outcome
 from fusionkit.training.device import choose_device, n_cores
 from fusionkit.training.jobs import side_by_side, work_through
 from fusionkit.training.stages import run_steps
@@ -47,14 +49,14 @@ class Result:
 
     Args:
         predictions: Model -> its folds.
-        outcomes: Subject -> class index, -1 where unknown.
-        classes: Class names; the last one is the positive class.
+        outcomes: Subject -> class index, -1 where unknown; or numbers, None where unknown.
+        classes: Names of the groups of outcomes: of the classes, the last one the positive class.
         is_simulated: Whether any of the data were simulated.
         warnings: What the audit says about the data.
     """
 
     predictions: Mapping[str, Sequence[FoldPredictions]]
-    outcomes: Mapping[str, int]
+    outcomes: Mapping[str, Outcome]
     classes: tuple[str, ...]
     is_simulated: bool
     warnings: tuple[str, ...] = ()
@@ -264,9 +266,10 @@ def _source_key(loaded: LoadedRecipe) -> str:
 
 
 def _columns(loaded: LoadedRecipe) -> list[str]:
-    """Returns the columns whose cells may matter: those that are read, that which splits, second tasks'."""
+    """Returns the columns whose cells may matter: read, or split by, or an outcome, also of a second task."""
     others = [loaded.recipe.split, *loaded.recipe.stages]
     named = [getattr(other, key, None) for other in others for key in ("column", "auxiliary")]
+    named += outcome_columns(loaded.recipe.task).values()
     return list(dict.fromkeys([*loaded.used_columns, *(name for name in named if name is not None)]))
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fusionkit.evaluation.aggregate import is_known, outcomes_of_subjects
 from fusionkit.evaluation.compare import Repetition, Row, compare, judge_row, row_entry
 from fusionkit.evaluation.figures import draw_curves, draw_roc, draw_rows
+from fusionkit.evaluation.measures import Measures, measures_of
 from fusionkit.evaluation.metrics import LABELS
-from fusionkit.evaluation.report import LEAKAGE, SIMULATED, few_subjects
+from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.evaluation.roc import roc_curve
 from fusionkit.learned import json_bytes
 from fusionkit.recipe.load import dump_yaml
@@ -23,6 +25,7 @@ from fusionkit.run_folder import hidden_until_whole, make_run_folder, point_late
 from fusionkit.store import write_atomic
 from fusionkit.sweep import Experiments
 from fusionkit.sweep_tables import row_name, table_csv, table_markdown
+from fusionkit.tasks import make_task
 
 NO_CURVE = 0.0
 """The only rate of a sweep without `curve`: nothing is blanked."""
@@ -65,7 +68,7 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
         for row in found
         if row.name == variant.name
     ]
-    evaluation = loaded.tasks[0].loaded.recipe.evaluation
+    evaluation, measures = loaded.tasks[0].loaded.recipe.evaluation, _measures(loaded)
     is_simulated = any(result.is_simulated for result in results)
     warnings = [SIMULATED] if is_simulated else []
     leaking = list(dict.fromkeys(row["name"] for row in rows if row["unit"] == "sample"))
@@ -77,13 +80,14 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
             "sweep": sweep.name,
             "description": sweep.description,
             "simulated": is_simulated,
-            "metric": sweep.metric,
+            "metric": loaded.metric,
             "reference": sweep.reference,
             "references": sweep.references(),
             "curve": sweep.curve,
             "seeds": list(sweep.seeds) or sorted({task.seed for task in loaded.tasks}),
             "overrides": list(loaded.overrides),
-            "classes": list(loaded.tasks[0].loaded.source.classes),
+            **({"task": measures.kind} if measures.kind != "classification" else {}),
+            "classes": list(measures.classes),
             "interval": evaluation.interval,
             "resamples": evaluation.resamples,
             "rows": rows,
@@ -94,6 +98,12 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
     )
 
 
+def _measures(loaded: LoadedSweep) -> Measures:
+    """Returns how the sweep's one task is judged."""
+    first = loaded.tasks[0].loaded
+    return measures_of(make_task(first.recipe.task, first.source.classes))
+
+
 def _unit(loaded: LoadedSweep, variant: VariantNode) -> str:
     """Returns what a variant's split keeps apart: subject, or sample, which is leakage."""
     recipe = next(task.loaded.recipe for task in loaded.tasks if task.variant is variant)
@@ -102,14 +112,14 @@ def _unit(loaded: LoadedSweep, variant: VariantNode) -> str:
 
 def _few_subjects(loaded: LoadedSweep, done: Experiments, variants: Sequence[VariantNode]) -> list[str]:
     """Returns a run's warning of few subjects, for the row with the fewest."""
-    counts = []
+    counts, measures = [], _measures(loaded)
     for variant in variants:
         repetitions = _repetitions(loaded, done, variant, NO_CURVE)
-        tested = {s for one in repetitions for fold in one.folds for s in fold.test.subjects}
-        codes = [repetitions[0].outcomes.get(subject) for subject in tested]
-        classes = loaded.tasks[0].loaded.source.classes
-        counts.append({name: codes.count(code) for code, name in enumerate(classes)})
-    return few_subjects(min(counts, key=lambda found: min(found.values()))) if counts else []
+        tested = sorted({s for one in repetitions for fold in one.folds for s in fold.test.subjects})
+        shape = repetitions[0].folds[0].test.outcomes.shape[1:]
+        outcomes = outcomes_of_subjects(tested, repetitions[0].outcomes, shape)
+        counts.append(measures.counts(outcomes[is_known(outcomes)]))
+    return measures.few(min(counts, key=lambda found: min(found.values()))) if counts else []
 
 
 def _notes(loaded: LoadedSweep, rows: Sequence[Mapping[str, Any]], failed: Mapping[str, Any]) -> list[str]:
@@ -168,8 +178,8 @@ def _compare(
     evaluation = loaded.tasks[0].loaded.recipe.evaluation
     return compare(
         {variant.name: _repetitions(loaded, done, variant, rate) for variant in variants},
-        next(iter(done.results.values())).classes,
-        loaded.sweep.metric,
+        _measures(loaded),
+        loaded.metric,
         loaded.sweep.references(),
         resamples=evaluation.resamples,
         interval=evaluation.interval,
@@ -193,22 +203,22 @@ def _draw(
 ) -> dict[str, bytes]:
     sweep = loaded.sweep
     shown = {row["name"]: row_name(row) for row in rows}
-    title = f"{sweep.name}: {LABELS[sweep.metric]} by subject" + (" (SIMULATED DATA)" if is_simulated else "")
+    metric, measures = loaded.metric, _measures(loaded)
+    title = f"{sweep.name}: {LABELS[metric]} by subject" + (" (SIMULATED DATA)" if is_simulated else "")
     if sweep.curve is not None:
         curves = {
             shown[variant.name]: [
-                (row["missing"], row["subject"][sweep.metric]) for row in rows if row["name"] == variant.name
+                (row["missing"], row["subject"][metric]) for row in rows if row["name"] == variant.name
             ]
             for variant in variants
         }
-        figures = {"figure.png": draw_curves(curves, sweep.metric, f"share of {sweep.curve} blanked", title)}
+        figures = {"figure.png": draw_curves(curves, metric, f"share of {sweep.curve} blanked", title)}
     else:
         named = [{**row, "name": row_name(row)} for row in rows]
-        figures = {"figure.png": draw_rows(named, sweep.metric, title)}
-    classes = loaded.tasks[0].loaded.source.classes
-    if sweep.roc and len(classes) == 2:
+        figures = {"figure.png": draw_rows(named, metric, title)}
+    if sweep.roc and len(measures.classes) == 2:
         judged = {
-            shown[each.name]: judge_row(_repetitions(loaded, done, each, NO_CURVE), classes)
+            shown[each.name]: judge_row(_repetitions(loaded, done, each, NO_CURVE), measures)
             for each in variants
         }
         evaluation = loaded.tasks[0].loaded.recipe.evaluation
@@ -218,7 +228,7 @@ def _draw(
         }
         known = {name: curve for name, curve in found.items() if curve is not None}
         if known:
-            figures["roc.png"] = draw_roc(known, title.replace(LABELS[sweep.metric], "ROC"))
+            figures["roc.png"] = draw_roc(known, title.replace(LABELS[metric], "ROC"))
     return figures
 
 

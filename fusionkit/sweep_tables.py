@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusionkit.errors import shorten
-from fusionkit.evaluation.compare import METRICS
 from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.report import SIMULATED
+from fusionkit.recipe.task_nodes import SHOWN
 
 MARK_LENGTH = 13
 """Of what a row's name ends with, which stays where a name is cut: `, missing 0.3`, ` (LEAKAGE)`."""
@@ -28,7 +28,8 @@ def table_csv(entry: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     ends = ("value", "low", "high")
     head = ["row", "missing", "simulated", "split_unit", "n_subjects", "n_seeds", "n_folds"]
-    for metric in METRICS:
+    metrics = SHOWN[entry.get("task", "classification")]
+    for metric in metrics:
         head += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_pooled"]
         head += [f"{metric}_sd_seeds", f"{metric}_sd_folds", f"{metric}_paper"]
     compared = ["compared_with", "difference", "difference_low", "difference_high", "p", "p_holm", "failed"]
@@ -36,7 +37,7 @@ def table_csv(entry: Mapping[str, Any]) -> str:
     for row in entry["rows"]:
         cells = [row["name"], row.get("missing"), str(entry["simulated"]).lower(), row["unit"]]
         cells += [row["n_subjects"], row["n_seeds"], row["n_folds"]]
-        for metric in METRICS:
+        for metric in metrics:
             cells += [row["subject"][metric][end] for end in ends]
             cells += [row["pooled"][metric]["value"], row["sd_seeds"][metric], row["sd_folds"][metric]]
             cells.append(row["paper"].get(metric))
@@ -51,7 +52,8 @@ def table_csv(entry: Mapping[str, Any]) -> str:
 def table_markdown(entry: Mapping[str, Any]) -> str:
     """Returns the table as Markdown, for people."""
     main = entry["metric"]
-    shown = [main, "roc_auc" if main != "roc_auc" else "accuracy"]
+    others = [metric for metric in SHOWN[entry.get("task", "classification")] if metric != main]
+    shown = [main, *others[:1]]
     has_paper = any(row["paper"] for row in entry["rows"])
     lines = [f"# {entry['sweep']}", ""]
     lines += [f"**{SIMULATED}**", ""] if entry["simulated"] else []

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
-from fusionkit.evaluation.compare import METRICS, Repetition, compare, holm, row_entry
+from fusionkit.evaluation.compare import Repetition, compare, holm, row_entry
 from fusionkit.recipe.schema import EvaluationNode
+from fusionkit.recipe.task_nodes import SHOWN
 
 CLASSES = ("benign", "malignant")
 N = 60
@@ -67,7 +68,7 @@ def test_a_row_is_the_mean_over_seeds_and_folds_with_both_spreads(metric, n_fold
 
 
 def test_a_single_seed_has_no_spread_over_seeds():
-    assert compare_rows({"a": [repetition(1.0, 0)]})["a"].sd_seeds == dict.fromkeys(METRICS)
+    assert compare_rows({"a": [repetition(1.0, 0)]})["a"].sd_seeds == dict.fromkeys(SHOWN["classification"])
 
 
 def test_seeds_are_not_further_subjects():

@@ -42,5 +42,5 @@ def test_the_loss_is_the_mean_of_weight_times_minus_log_probability():
 
 
 def test_probabilities_are_the_softmax():
-    probabilities = TASK.probabilities(torch.tensor([[0.0, math.log(3)], [800.0, -800.0]]))
+    probabilities = TASK.link(torch.tensor([[0.0, math.log(3)], [800.0, -800.0]]))
     torch.testing.assert_close(probabilities, torch.tensor([[0.25, 0.75], [1.0, 0.0]]))

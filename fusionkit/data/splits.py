@@ -42,7 +42,11 @@ class Fold:
 
 
 def make_folds(
-    split: Split, manifest: Manifest, subject_outcomes: Mapping[str, str], seed: int
+    split: Split,
+    manifest: Manifest,
+    subject_outcomes: Mapping[str, str],
+    seed: int,
+    needed: Sequence[str] | None = None,
 ) -> list[Fold]:
     """Returns every fold of every repeat.
 
@@ -53,12 +57,14 @@ def make_folds(
         manifest: The rows.
         subject_outcomes: Class of each subject; one that is not named here is in no set.
         seed: The recipe's seed.
+        needed: The classes that every set must have; by default all.
 
     Raises:
         DataError: A set would lack a class, or a subject would be in two sets.
     """
+    needed = manifest.classes if needed is None else needed
     if isinstance(split, ColumnSplit):
-        return [_split_by_column(split, manifest, subject_outcomes)]
+        return [_split_by_column(split, manifest, subject_outcomes, needed)]
     by_sample = split.unit == "sample"
     owners = manifest.samples if by_sample else manifest.subjects
     usable = _usable_rows(manifest, subject_outcomes)
@@ -66,21 +72,22 @@ def make_folds(
         manifest.outcomes if by_sample else [subject_outcomes.get(subject) for subject in manifest.subjects]
     )
     units = {owners[row]: str(classes[row]) for row in usable}
-    _check_classes(units, manifest.classes, split.unit)
+    _check_classes(units, needed, split.unit)
     folds = []
     for repeat in range(split.repeats):
         if isinstance(split, FoldSplit):
             dealt = _deal(units, manifest.classes, split.folds, f"{seed} split {repeat}")
-            _check_folds(dealt, units, manifest.classes, split.unit)
+            _check_folds(dealt, units, needed, split.unit)
         else:
-            dealt = [_take(units, manifest.classes, split.test, f"{seed} split {repeat}", "test", split.unit)]
+            words = f"{seed} split {repeat}"
+            dealt = [_take(units, manifest.classes, needed, split.test, words, "test", split.unit)]
         for fold, test in enumerate(dealt):
             learning = {unit: name for unit, name in units.items() if unit not in test}
             validation: set[str] = set()
             if split.validation:
                 words = f"{seed} validation {repeat} {fold}"
                 validation = _take(
-                    learning, manifest.classes, split.validation, words, "validation", split.unit
+                    learning, manifest.classes, needed, split.validation, words, "validation", split.unit
                 )
             sets = {unit: "train" for unit in learning} | dict.fromkeys(validation, "validation")
             folds.append(_fold(repeat, fold, owners, usable, sets | dict.fromkeys(test, "test")))
@@ -130,16 +137,24 @@ def _deal(units: Units, classes: Sequence[str], n_folds: int, words: str) -> lis
     return dealt
 
 
-def _take(units: Units, classes: Sequence[str], share: float, words: str, what: str, unit: str) -> set[str]:
+def _take(
+    units: Units,
+    classes: Sequence[str],
+    needed: Sequence[str],
+    share: float,
+    words: str,
+    what: str,
+    unit: str,
+) -> set[str]:
     """Returns a share of each class, rounded, at least one of it and never all."""
     taken: set[str] = set()
     problems = []
     for name in classes:
         members = _shuffle(_of_class(units, name), words)
-        if len(members) < 2:
+        if len(members) < 2 and name in needed:
             given = f"{len(members)} {name} {_plural(unit, len(members))} to choose from"
             problems.append(f"split: train and {what} need one {name} {unit} each ({given}). Use more data.")
-        taken.update(members[: min(max(1, int(share * len(members) + 0.5)), len(members) - 1)])
+        taken.update(members[: min(max(1, int(share * len(members) + 0.5)), max(0, len(members) - 1))])
     if problems:
         raise DataError(problems)
     return taken
@@ -163,7 +178,7 @@ def _check_classes(units: Units, classes: Sequence[str], unit: str) -> None:
 
 def _check_folds(dealt: Sequence[set[str]], units: Units, classes: Sequence[str], unit: str) -> None:
     counts = Counter(units.values())
-    n_folds, least = len(dealt), min(counts.values())
+    n_folds, least = len(dealt), min(counts[name] for name in classes)
     advice = f"Use at most {least} folds." if least > 1 else "Use more data."
     problems = []
     for name in classes:
@@ -179,7 +194,9 @@ def _check_folds(dealt: Sequence[set[str]], units: Units, classes: Sequence[str]
         raise DataError(problems)
 
 
-def _split_by_column(split: ColumnSplit, manifest: Manifest, subject_outcomes: Mapping[str, str]) -> Fold:
+def _split_by_column(
+    split: ColumnSplit, manifest: Manifest, subject_outcomes: Mapping[str, str], needed: Sequence[str]
+) -> Fold:
     manifest.require_columns([split.column], "split")
     set_of = {value: name for name in SETS for value in getattr(split, name)}
     usable = _usable_rows(manifest, subject_outcomes)
@@ -197,7 +214,7 @@ def _split_by_column(split: ColumnSplit, manifest: Manifest, subject_outcomes: M
         problems += [
             f"split: the {name} rows hold no {outcome} subject (column '{split.column}': "
             f"{', '.join(getattr(split, name))}). Every set needs every class."
-            for outcome in manifest.classes
+            for outcome in needed
             if outcome not in held
         ]
     if problems:

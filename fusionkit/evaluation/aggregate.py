@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray
+from fusionkit.task import Outcome
 
 UNKNOWN = -1
 """The class index of an outcome that is not known."""
@@ -29,13 +31,13 @@ class SampleRows:
     Args:
         samples: Their ids.
         subjects: The subject of each.
-        outcomes: (n,) class index of each, UNKNOWN where it is not known.
-        probabilities: (n, k).
+        outcomes: (n,) class index of each, UNKNOWN where it is not known; or numbers (n, d), NaN where not.
+        probabilities: (n, k); what is predicted instead, where the outcome is no class.
     """
 
     samples: Sequence[str]
     subjects: Sequence[str]
-    outcomes: IntArray
+    outcomes: IntArray | FloatArray
     probabilities: FloatArray
 
     def __post_init__(self) -> None:
@@ -53,10 +55,10 @@ class SampleRows:
 
 @dataclass(frozen=True, eq=False)
 class SubjectRows:
-    """Predictions of subjects: ids, class indices (n,), probabilities (n, k)."""
+    """Predictions of subjects: ids, outcomes (n,) or (n, d), probabilities (n, k), as of samples."""
 
     subjects: Sequence[str]
-    outcomes: IntArray
+    outcomes: IntArray | FloatArray
     probabilities: FloatArray
 
 
@@ -94,6 +96,12 @@ class FoldSubjects:
         return FoldSubjects(self.repeat, self.fold, rows, self.threshold)
 
 
+def is_known(outcomes: IntArray | FloatArray) -> BoolArray:
+    """Returns (n,) whether anything is known of each outcome."""
+    known = outcomes != UNKNOWN if outcomes.ndim == 1 else ~np.isnan(outcomes).all(axis=1)
+    return np.asarray(known, dtype=bool)
+
+
 def check_sample_rule(rule: SampleRule, n_classes: int) -> None:
     """Raises RecipeError where samples cannot become subjects by this rule."""
     if rule == "max_probability" and n_classes != 2:
@@ -104,13 +112,13 @@ def check_sample_rule(rule: SampleRule, n_classes: int) -> None:
 
 
 def aggregate_subjects(
-    rows: SampleRows, outcomes: Mapping[str, int], rule: SampleRule = "mean_probability"
+    rows: SampleRows, outcomes: Mapping[str, Outcome], rule: SampleRule = "mean_probability"
 ) -> SubjectRows:
     """Brings samples to subjects, in the order in which the subjects first appear.
 
     Args:
         rows: Predictions of samples.
-        outcomes: Class index of each subject, UNKNOWN where it is not known; such subjects are kept.
+        outcomes: Outcome of each subject; those of whom it is not known are kept.
         rule: mean_probability; mean_logit, the normalised geometric mean; max_probability, the highest of the
             positive class, for two classes; vote, the share of samples that call each class.
     """
@@ -135,8 +143,19 @@ def aggregate_subjects(
         probabilities = _mean_by(index, is_called / is_called.sum(axis=1, keepdims=True), len(position))
     else:
         probabilities = _mean_by(index, rows.probabilities, len(position))
-    labels = np.fromiter((outcomes.get(subject, UNKNOWN) for subject in position), np.int64, len(position))
-    return SubjectRows(tuple(position), labels, np.round(probabilities, _DECIMALS))
+    known = outcomes_of_subjects(tuple(position), outcomes, rows.outcomes.shape[1:])
+    return SubjectRows(tuple(position), known, np.round(probabilities, _DECIMALS))
+
+
+def outcomes_of_subjects(
+    subjects: Sequence[str], outcomes: Mapping[str, Outcome], shape: tuple[int, ...]
+) -> IntArray | FloatArray:
+    """Returns the outcomes of subjects as an array: of class indices, shape (), or of d numbers, (d,)."""
+    if not shape:
+        return np.array([outcomes.get(subject, UNKNOWN) for subject in subjects], dtype=np.int64)
+    unknown = [None] * shape[0]
+    found = [outcomes.get(subject, unknown) for subject in subjects]
+    return np.array(found, dtype=np.float64).reshape(len(found), *shape)  # None becomes NaN
 
 
 def _mean_by(index: IntArray, values: FloatArray, n_groups: int) -> FloatArray:
@@ -182,6 +201,40 @@ def subject_outcomes(
     )
     found.update((subject, value) for subject, value in own.items() if value != UNKNOWN)
     return found
+
+
+def subject_numbers(subjects: Sequence[str], outcomes: FloatArray) -> dict[str, tuple[float | None, ...]]:
+    """Returns each subject's numbers (d,), None where unknown: what its samples agree on, one by one.
+
+    Raises:
+        DataError: Samples of one subject contradict each other; names the subjects.
+    """
+    found: dict[str, list[float | None]] = {}
+    disputed: dict[str, None] = {}
+    for subject, values in zip(subjects, outcomes.tolist(), strict=True):
+        known = found.setdefault(subject, [None] * len(values))
+        for place, value in enumerate(values):
+            if not math.isnan(value):
+                if known[place] not in (None, value):
+                    disputed[subject] = None
+                known[place] = value
+    if disputed:
+        rows = np.array([subject in disputed for subject in subjects])
+        raise DataError(
+            f"outcome: samples of one subject have different ones "
+            f"({_shown(_name_numbers(np.array(subjects)[rows], outcomes[rows]))}). "
+            "Give each subject one outcome."
+        )
+    return {subject: tuple(values) for subject, values in found.items()}
+
+
+def _name_numbers(subjects: Iterable[str], outcomes: FloatArray) -> list[str]:
+    """Returns a text per subject with the outcomes that its samples have."""
+    several: dict[str, dict[str, None]] = {}
+    for subject, values in zip(subjects, outcomes.tolist(), strict=True):
+        text = ", ".join("unknown" if math.isnan(value) else f"{value:g}" for value in values)
+        several.setdefault(str(subject), {})[text] = None
+    return [f"{subject}: {' or '.join(texts)}" for subject, texts in several.items()]
 
 
 def _values_by_subject(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fusionkit.evaluation.aggregate import UNKNOWN, FoldPredictions, FoldSubjects
+from fusionkit.evaluation.aggregate import FoldPredictions, FoldSubjects, is_known
 from fusionkit.evaluation.intervals import Estimate, Scores, bootstrap
-from fusionkit.evaluation.metrics import LABELS, evaluate
+from fusionkit.evaluation.measures import Judged, Measures, evaluate, measures_of
 from fusionkit.evaluation.report import judge_folds
 from fusionkit.recipe.schema import EvaluationNode
-
-METRICS = tuple(LABELS)
+from fusionkit.recipe.task_nodes import SHOWN
+from fusionkit.task import Outcome
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Repetition:
 
     Args:
         folds: Its predictions.
-        outcomes: Subject -> class index.
+        outcomes: Subject -> class index, or what else its outcome is.
         evaluation: How they are judged.
         draws: How many draws of blanked cells each fold has, numbered as repeats.
     """
 
     folds: Sequence[FoldPredictions]
-    outcomes: Mapping[str, int]
+    outcomes: Mapping[str, Outcome]
     evaluation: EvaluationNode
     draws: int = 1
 
@@ -65,7 +65,7 @@ class Row:
 
 def compare(
     rows: Mapping[str, Sequence[Repetition]],
-    classes: Sequence[str],
+    classes: Judged,
     metric: str,
     references: Mapping[str, str],
     *,
@@ -77,7 +77,7 @@ def compare(
 
     Args:
         rows: Name -> what it says with each seed.
-        classes: Class names; the last one is the positive class.
+        classes: Class names, the last one the positive class; or how else predictions are judged.
         metric: What differences are of.
         references: Row -> the one that it is compared with, on common subjects; rows that are not there are
             left out. All comparisons are one family of Holm's.
@@ -85,11 +85,13 @@ def compare(
         interval: Coverage, such as 0.95.
         seed: Of the resamples.
     """
-    judged = {name: _judge(repetitions, classes) for name, repetitions in rows.items()}
+    measures = measures_of(classes)
+    shown = SHOWN[measures.kind]
+    judged = {name: _judge(repetitions, measures) for name, repetitions in rows.items()}
     intervals = bootstrap(
         {name: [fold for folds in seeds for fold in folds] for name, seeds in judged.items()},
-        classes,
-        metrics=METRICS,
+        measures,
+        metrics=shown,
         against=references,
         compared=(metric,),
         resamples=resamples,
@@ -103,7 +105,7 @@ def compare(
             Row(
                 name,
                 intervals.models[name],
-                *_spread(seeds, rows[name][0].draws),
+                *_spread(seeds, rows[name][0].draws, measures),
                 n_seeds=len(seeds),
                 n_folds=len(seeds[0]) // rows[name][0].draws,
                 n_compared=intervals.differences[name].n_subjects if difference is not None else None,
@@ -115,12 +117,12 @@ def compare(
     return _correct(found)
 
 
-def _judge(repetitions: Sequence[Repetition], classes: Sequence[str]) -> list[list[FoldSubjects]]:
+def _judge(repetitions: Sequence[Repetition], measures: Measures) -> list[list[FoldSubjects]]:
     """Returns the folds of each seed by subject; the repeats of all seeds have different numbers."""
     seeds = []
     n_before = 0
     for one in repetitions:
-        folds = judge_folds({"": one.folds}, one.outcomes, classes, one.evaluation)[0][""]
+        folds = judge_folds({"": one.folds}, one.outcomes, measures, one.evaluation)[0][""]
         seeds.append([replace(fold, repeat=n_before + fold.repeat) for fold in folds])
         # a whole number of draws, so that a repeat's draws stay together
         n_before += one.draws * (1 + max(fold.repeat for fold in folds) // one.draws)
@@ -136,19 +138,21 @@ def _turn(estimate: Estimate) -> Estimate:
     return replace(estimate, value=0.0 - estimate.value, low=low, high=high)
 
 
-def judge_row(repetitions: Sequence[Repetition], classes: Sequence[str]) -> list[FoldSubjects]:
+def judge_row(repetitions: Sequence[Repetition], classes: Judged) -> list[FoldSubjects]:
     """Returns a row's folds of all seeds by subject."""
-    return [fold for folds in _judge(repetitions, classes) for fold in folds]
+    return [fold for folds in _judge(repetitions, measures_of(classes)) for fold in folds]
 
 
 def _spread(
-    seeds: Sequence[Sequence[FoldSubjects]], draws: int
+    seeds: Sequence[Sequence[FoldSubjects]], draws: int, measures: Measures
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Returns both standard deviations of each metric; a fold's value is the mean over its draws."""
     sd_seeds: dict[str, float | None] = {}
     sd_folds: dict[str, float | None] = {}
-    values = [[((fold.repeat // draws, fold.fold), _values(fold)) for fold in folds] for folds in seeds]
-    for metric in METRICS:
+    values = [
+        [((fold.repeat // draws, fold.fold), _values(fold, measures)) for fold in folds] for folds in seeds
+    ]
+    for metric in SHOWN[measures.kind]:
         known = []
         for of_seed in values:
             by_fold: dict[tuple[int, int], list[float]] = {}
@@ -163,9 +167,9 @@ def _spread(
     return sd_seeds, sd_folds
 
 
-def _values(fold: FoldSubjects) -> Mapping[str, float | None]:
-    known = fold.select(fold.rows.outcomes != UNKNOWN)
-    return evaluate(known.rows.outcomes, known.rows.probabilities, known.threshold)
+def _values(fold: FoldSubjects, measures: Measures) -> Mapping[str, float | None]:
+    known = fold.select(is_known(fold.rows.outcomes))
+    return evaluate(measures, known.rows.outcomes, known.rows.probabilities, known.threshold)
 
 
 def _correct(rows: Sequence[Row]) -> list[Row]:
@@ -218,8 +222,8 @@ def row_entry(row: Row) -> dict[str, Any]:
         "n_subjects": row.scores.n_subjects,
         "n_seeds": row.n_seeds,
         "n_folds": row.n_folds,
-        "subject": {metric: entry(row.scores.folds[metric]) for metric in METRICS},
-        "pooled": {metric: entry(row.scores.pooled[metric]) for metric in METRICS},
+        "subject": {metric: entry(estimate) for metric, estimate in row.scores.folds.items()},
+        "pooled": {metric: entry(estimate) for metric, estimate in row.scores.pooled.items()},
         "sd_seeds": dict(row.sd_seeds),
         "sd_folds": dict(row.sd_folds),
         "difference": difference,

@@ -8,14 +8,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from fusionkit.evaluation.aggregate import UNKNOWN, FoldSubjects
-from fusionkit.evaluation.metrics import (
-    METRICS,
-    FloatArray,
-    IntArray,
-    weighted_metrics,
-    why_not_estimable,
-)
+from fusionkit.evaluation.aggregate import FoldSubjects, is_known
+from fusionkit.evaluation.measures import Judged, Measures, Outcomes, measures_of
+from fusionkit.evaluation.metrics import FloatArray, IntArray
 
 # Entries of one weight matrix; a handful of such matrices are alive at once, so this bounds the memory.
 _MATRIX_ENTRIES = 500_000
@@ -64,7 +59,7 @@ class _Part:
 
     repeat: int
     index: IntArray
-    labels: IntArray
+    labels: Outcomes
     probabilities: FloatArray
     thresholds: FloatArray
 
@@ -96,10 +91,11 @@ class _Scored:
 
     Args:
         weights: How often each subject of the cohort is in each resample, (resamples, n).
+        measures: How predictions are judged.
     """
 
-    def __init__(self, weights: FloatArray) -> None:
-        self.weights = weights
+    def __init__(self, weights: FloatArray, measures: Measures) -> None:
+        self.weights, self.measures = weights, measures
         self._values: dict[tuple[int, str], FloatArray] = {}
 
     def __len__(self) -> int:
@@ -109,7 +105,7 @@ class _Scored:
         """Returns (metrics, resamples); NaN where a resample gives none."""
         lacking = [metric for metric in metrics if (id(part), metric) not in self._values]
         if lacking:
-            found = weighted_metrics(
+            found = self.measures.weighted(
                 part.labels, part.probabilities, part.thresholds, self.weights[:, part.index], lacking
             )
             self._values |= {(id(part), metric): value for metric, value in found.items()}
@@ -118,11 +114,11 @@ class _Scored:
 
 def bootstrap(
     models: Mapping[str, Sequence[FoldSubjects]],
-    classes: Sequence[str],
+    classes: Judged,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     against: Mapping[str, str] = MappingProxyType({}),
-    compared: Sequence[str] = ("roc_auc", "accuracy"),
+    compared: Sequence[str] | None = None,
     resamples: int = 2000,
     interval: float = 0.95,
     seed: int = 0,
@@ -142,19 +138,21 @@ def bootstrap(
 
     Args:
         models: Each model's folds; subjects of unknown outcome are left out.
-        classes: Class names, for reasons.
-        metrics: Which metrics.
+        classes: Class names, or how else outcomes are judged.
+        metrics: Which metrics; by default all.
         against: Model -> the one that it is subtracted from, on subjects that both tested in a fold; pairs
             with a model that is not there are left out.
-        compared: The metrics of these differences.
+        compared: The metrics of these differences; by default those that the task compares.
         resamples: How many.
         interval: Coverage, such as 0.95.
         seed: All randomness derives from it; the order of the rows does not matter.
     """
+    measures = measures_of(classes)
+    metrics, compared = metrics or measures.metrics, compared or measures.compared
     known = {
-        name: [fold.select(fold.rows.outcomes != UNKNOWN) for fold in folds] for name, folds in models.items()
+        name: [fold.select(is_known(fold.rows.outcomes)) for fold in folds] for name, folds in models.items()
     }
-    cohort = _cohort(known)
+    cohort = _cohort(known, measures)
     # Sorted by id, so that a weight belongs to a person and not to a place in a file.
     position = {subject: place for place, subject in enumerate(cohort)}
     both = {name: other for name, other in against.items() if name in known and other in known}
@@ -164,7 +162,7 @@ def bootstrap(
     targets += [make(sides, compared) for sides in pairs.values()]
     outcomes = np.fromiter(cohort.values(), np.int64, len(cohort))
     widest = max([len(cohort), *(len(part.index) for t in targets for side in t.pooled for part in side)])
-    tables = _estimate_all(targets, outcomes, resamples, seed, widest, interval, classes)
+    tables = _estimate_all(targets, outcomes, resamples, seed, widest, interval, measures)
     counts = [_count_subjects(folds) for folds in known.values()] + [
         _count_subjects(a) for a, _ in pairs.values()
     ]
@@ -200,12 +198,12 @@ def _estimate_all(
     seed: int,
     widest: int,
     interval: float,
-    classes: Sequence[str],
+    measures: Measures,
 ) -> list[tuple[dict[str, Estimate], dict[str, Estimate]]]:
-    whole = _Scored(np.ones((1, len(outcomes))))
+    whole = _Scored(np.ones((1, len(outcomes))), measures)
     drawn: list[list[FloatArray]] = [[] for _ in targets]
     for weights in resample_weights(outcomes, resamples, seed, max(1, _MATRIX_ENTRIES // max(1, widest))):
-        scored = _Scored(weights)
+        scored = _Scored(weights, measures)
         for target, chunks in zip(targets, drawn, strict=True):
             chunks.append(target.values(scored))
     tables = []
@@ -217,7 +215,7 @@ def _estimate_all(
                     values[row, i],
                     spread[row, i],
                     interval,
-                    _reason(metric, parts, classes),
+                    _reason(metric, parts, measures),
                     is_difference=len(target.folds) == 2,
                 )
                 for i, metric in enumerate(target.metrics)
@@ -244,8 +242,8 @@ def _interval(
     return Estimate(float(value), float(low), float(high), p_value=p_value)
 
 
-def _reason(metric: str, parts: Sequence[_Part], classes: Sequence[str]) -> str:
-    reasons = [why_not_estimable(metric, part.labels, classes) for part in parts]
+def _reason(metric: str, parts: Sequence[_Part], measures: Measures) -> str:
+    reasons = [measures.why_not(metric, part.labels) for part in parts]
     first = next((reason for reason in reasons if reason), "not estimable: no subject with a known outcome")
     return (
         first.replace("not estimable", f"not estimable in any of {len(parts)}") if len(parts) > 1 else first
@@ -306,13 +304,15 @@ class _Targets:
         return self._pools[key]
 
 
-def _cohort(models: Mapping[str, Sequence[FoldSubjects]]) -> dict[str, int]:
-    """Returns every tested subject's outcome, by id."""
+def _cohort(models: Mapping[str, Sequence[FoldSubjects]], measures: Measures) -> dict[str, int]:
+    """Returns every tested subject's stratum, by id."""
     outcomes = {
-        subject: int(outcome)
+        subject: stratum
         for folds in models.values()
         for fold in folds
-        for subject, outcome in zip(fold.rows.subjects, fold.rows.outcomes, strict=True)
+        for subject, stratum in zip(
+            fold.rows.subjects, measures.strata(fold.rows.outcomes).tolist(), strict=True
+        )
     }
     return dict(sorted(outcomes.items()))
 

@@ -19,8 +19,16 @@ LABELS = {
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "average_precision": "precision",
+    "concordance": "concordance",
+    "quadratic_kappa": "kappa",
+    "rank_error": "rank error",
+    "r2": "R2",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "spearman": "Spearman",
 }
-"""What tables and figures show, and how they call it."""
+"""How tables and figures call the metrics that they show."""
 
 
 def predict_classes(probabilities: FloatArray, thresholds: float | FloatArray) -> IntArray:

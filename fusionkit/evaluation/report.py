@@ -12,40 +12,34 @@ import numpy as np
 
 from fusionkit.errors import RecipeError
 from fusionkit.evaluation.aggregate import (
-    UNKNOWN,
     FoldPredictions,
     FoldSubjects,
     SampleRows,
+    SubjectRows,
     aggregate_subjects,
+    is_known,
+    outcomes_of_subjects,
 )
 from fusionkit.evaluation.intervals import Estimate, Intervals, Scores, bootstrap
-from fusionkit.evaluation.metrics import (
-    METRICS,
-    choose_threshold,
-    evaluate,
-    predict_classes,
-    why_not_estimable,
-)
+from fusionkit.evaluation.measures import Judged, Measures, Outcomes, evaluate, measures_of
+from fusionkit.evaluation.metrics import choose_threshold
 from fusionkit.evaluation.missing import Blanked, by_curve, by_draw, curve_entries
 from fusionkit.recipe.schema import FUSED, EvaluationNode
+from fusionkit.task import Outcome
 
-COMPARED = ("roc_auc", "accuracy")
-"""The metrics of paired differences."""
 SIMULATED = "SIMULATED DATA: these figures say nothing about patients."
 LEAKAGE = (
     "LEAKAGE: split by sample, so samples of one subject may be in training and in test. These figures do "
     "not hold for new subjects."
 )
-ENOUGH = 100
-"""Subjects of a class below which the report warns; a rule of thumb for validating a prediction model."""
 
 Predictions = Mapping[str, Sequence[FoldPredictions]]
 
 
 def build_report(
     predictions: Predictions,
-    outcomes: Mapping[str, int],
-    classes: Sequence[str],
+    outcomes: Mapping[str, Outcome],
+    classes: Judged,
     evaluation: EvaluationNode,
     *,
     seed: int = 0,
@@ -57,41 +51,45 @@ def build_report(
 
     Args:
         predictions: Each model's folds, by the model's name.
-        outcomes: Class index of each subject (see `subject_outcomes`).
-        classes: Class names; the last one is the positive class.
+        outcomes: Outcome of each subject (see `subject_outcomes`).
+        classes: Class names, the last one the positive class; or how else predictions are judged.
         evaluation: How predictions are judged.
         seed: Of the resamples.
         is_simulated: Whether any of the data were simulated.
         unit: What the split kept apart: subject, or sample, which brands the report.
         blanked: Which models were tested with cells blanked; each is compared with itself without.
     """
-    judged, scores, differences, notes = _score(predictions, outcomes, classes, evaluation, seed, blanked)
-    counts = _counts(predictions, outcomes, classes)
+    measures = measures_of(classes)
+    judged, scores, differences, notes = _score(predictions, outcomes, measures, evaluation, seed, blanked)
+    counts = _counts(predictions, outcomes, measures)
     warnings = [SIMULATED] if is_simulated else []
     warnings += [LEAKAGE] if unit == "sample" else []
-    warnings += few_subjects(counts["subjects_by_class"])
+    warnings += measures.few(counts["subjects_by_class"])
     return {
         "simulated": is_simulated,
         "unit": unit,
-        "classes": list(classes),
+        # a report without it is of a classification, as all older ones are
+        **({"task": measures.kind} if measures.kind != "classification" else {}),
+        "classes": list(measures.classes),
         "aggregation": evaluation.samples,
-        "threshold": evaluation.threshold if len(classes) == 2 else None,
+        "threshold": evaluation.threshold if len(measures.classes) == 2 else None,
         "interval": evaluation.interval,
         "resamples": evaluation.resamples,
         "counts": counts,
         "models": {
-            name: _model_entry(predictions[name], judged[name], scores[name], classes) for name in predictions
+            name: _model_entry(predictions[name], judged[name], scores[name], measures)
+            for name in predictions
         },
         "differences": differences,
         **({"missing": curve_entries(blanked)} if blanked else {}),
-        "warnings": warnings + notes + _left_out(judged, classes),
+        "warnings": warnings + notes + _left_out(judged, measures),
     }
 
 
 def _score(
     predictions: Predictions,
-    outcomes: Mapping[str, int],
-    classes: Sequence[str],
+    outcomes: Mapping[str, Outcome],
+    measures: Measures,
     evaluation: EvaluationNode,
     seed: int,
     blanked: Sequence[Blanked],
@@ -101,9 +99,8 @@ def _score(
     def compare(models: Mapping[str, Sequence[FoldSubjects]], reference: str) -> Intervals:
         return bootstrap(
             models,
-            classes,
+            measures,
             against={name: reference for name in models if name != reference},
-            compared=COMPARED,
             resamples=evaluation.resamples,
             interval=evaluation.interval,
             seed=seed,
@@ -111,13 +108,13 @@ def _score(
 
     names = {model.name for model in blanked}
     plain = {name: folds for name, folds in predictions.items() if name not in names}
-    judged, notes = judge_folds(plain, outcomes, classes, evaluation)
+    judged, notes = judge_folds(plain, outcomes, measures, evaluation)
     intervals = compare(judged, FUSED)
     scores, differences = dict(intervals.models), _difference_entries(FUSED, intervals)
     for (name, _), models in by_curve(blanked).items():
         of_models = {model.name: predictions[model.name] for model in models}
         # the notes on thresholds are those of the plain model
-        curve, _ = judge_folds(of_models, outcomes, classes, evaluation)
+        curve, _ = judge_folds(of_models, outcomes, measures, evaluation)
         found = compare({name: by_draw(judged[name], models[0]), **curve}, name)
         scores |= {model: found.models[model] for model in of_models}
         differences += _difference_entries(name, found)
@@ -126,27 +123,28 @@ def _score(
 
 
 def judge_folds(
-    predictions: Predictions, outcomes: Mapping[str, int], classes: Sequence[str], evaluation: EvaluationNode
+    predictions: Predictions, outcomes: Mapping[str, Outcome], classes: Judged, evaluation: EvaluationNode
 ) -> tuple[dict[str, list[FoldSubjects]], list[str]]:
     """Brings every fold to subjects and sets its threshold; also returns what readers should know of it."""
     judged: dict[str, list[FoldSubjects]] = {}
     notes: list[str] = []
-    if evaluation.threshold == "validation" and len(classes) > 2:
+    measures = measures_of(classes)
+    if evaluation.threshold == "validation" and len(measures.classes) > 2:
         notes.append("evaluation.threshold: not used, since there are more than two classes.")
     for name, folds in predictions.items():
         judged[name] = []
         for fold in sorted(folds, key=lambda one: (one.repeat, one.fold)):
             rows = aggregate_subjects(fold.test, outcomes, evaluation.samples)
             threshold = 0.5
-            if len(classes) == 2:
-                threshold, note = _threshold(fold, outcomes, classes, evaluation)
+            if len(measures.classes) == 2:
+                threshold, note = _threshold(fold, outcomes, measures, evaluation)
                 notes += [f"{name}, repeat {fold.repeat}, fold {fold.fold}: {note}"] if note else []
             judged[name].append(FoldSubjects(fold.repeat, fold.fold, rows, threshold))
     return judged, notes
 
 
 def _threshold(
-    fold: FoldPredictions, outcomes: Mapping[str, int], classes: Sequence[str], evaluation: EvaluationNode
+    fold: FoldPredictions, outcomes: Mapping[str, Outcome], measures: Measures, evaluation: EvaluationNode
 ) -> tuple[float, str]:
     if fold.threshold is not None:
         return fold.threshold, ""
@@ -158,23 +156,24 @@ def _threshold(
             "set it on. Give split.validation a share, or set a number."
         )
     rows = aggregate_subjects(fold.validation, outcomes, evaluation.samples)
-    known = rows.outcomes != UNKNOWN
-    chosen = choose_threshold(rows.outcomes[known], rows.probabilities[known])
+    known = is_known(rows.outcomes)
+    labels = measures.strata(rows.outcomes[known])
+    chosen = choose_threshold(labels, rows.probabilities[known])
     if chosen is None:
-        reason = why_not_estimable("roc_auc", rows.outcomes[known], classes, "validation subject")
+        reason = measures.why_not("roc_auc", labels, "validation subject")
         return 0.5, f"the threshold stays at 0.5 ({reason})."
     return chosen, ""
 
 
 def _model_entry(
-    folds: Sequence[FoldPredictions], judged: Sequence[FoldSubjects], scores: Scores, classes: Sequence[str]
+    folds: Sequence[FoldPredictions], judged: Sequence[FoldSubjects], scores: Scores, measures: Measures
 ) -> dict[str, Any]:
     return {
         "subject": {metric: _as_json(estimate) for metric, estimate in scores.folds.items()},
         "pooled": {metric: _as_json(estimate) for metric, estimate in scores.pooled.items()},
-        **_by_sample(folds, judged, classes),
+        **_by_sample(folds, judged, measures),
         "n_subjects": scores.n_subjects,
-        "folds": [_fold_entry(fold, classes) for fold in judged],
+        "folds": [_fold_entry(fold, measures) for fold in judged],
     }
 
 
@@ -183,46 +182,46 @@ def _as_json(estimate: Estimate) -> dict[str, Any]:
     return entry | ({"reason": estimate.reason} if estimate.reason else {})
 
 
-def _fold_entry(fold: FoldSubjects, classes: Sequence[str]) -> dict[str, Any]:
-    known = fold.select(fold.rows.outcomes != UNKNOWN)
-    values = evaluate(known.rows.outcomes, known.rows.probabilities, known.threshold)
-    reasons = _reasons(values, known.rows.outcomes, classes, "subject")
+def _fold_entry(fold: FoldSubjects, measures: Measures) -> dict[str, Any]:
+    known = fold.select(is_known(fold.rows.outcomes))
+    values = evaluate(measures, known.rows.outcomes, known.rows.probabilities, known.threshold)
+    reasons = _reasons(values, known.rows.outcomes, measures, "subject")
     return {
         "repeat": fold.repeat,
         "fold": fold.fold,
         "n_subjects": len(known.rows.subjects),
-        "threshold": fold.threshold if len(classes) == 2 else None,
+        "threshold": fold.threshold if len(measures.classes) == 2 else None,
         "subject": values,
     } | ({"reasons": reasons} if reasons else {})
 
 
 def _reasons(
-    values: Mapping[str, float | None], labels: np.typing.NDArray[np.int64], classes: Sequence[str], noun: str
+    values: Mapping[str, float | None], outcomes: Outcomes, measures: Measures, noun: str
 ) -> dict[str, str]:
     return {
-        metric: why_not_estimable(metric, labels, classes, noun) or "not estimable"
+        metric: measures.why_not(metric, outcomes, noun) or "not estimable"
         for metric, value in values.items()
         if value is None
     }
 
 
 def _by_sample(
-    folds: Sequence[FoldPredictions], judged: Sequence[FoldSubjects], classes: Sequence[str]
+    folds: Sequence[FoldPredictions], judged: Sequence[FoldSubjects], measures: Measures
 ) -> dict[str, Any]:
     """Scores the rows of a repeat together, then averages repeats; no interval: rows are not people."""
     thresholds = {(fold.repeat, fold.fold): fold.threshold for fold in judged}
     repeats: dict[int, list[FoldPredictions]] = {}
     for fold in folds:
         repeats.setdefault(fold.repeat, []).append(fold)
-    values: dict[str, list[float]] = {metric: [] for metric in METRICS}
-    reasons: dict[str, str] = {metric: "not estimable: no sample with a known outcome" for metric in METRICS}
+    values: dict[str, list[float]] = {metric: [] for metric in measures.metrics}
+    reasons = dict.fromkeys(measures.metrics, "not estimable: no sample with a known outcome")
     for group in repeats.values():
         labels = np.concatenate([fold.test.outcomes for fold in group])
         probabilities = np.concatenate([fold.test.probabilities for fold in group])
         cuts = np.concatenate([np.full(len(f.test.samples), thresholds[f.repeat, f.fold]) for f in group])
-        known = labels != UNKNOWN
-        scored = evaluate(labels[known], probabilities[known], cuts[known])
-        reasons |= _reasons(scored, labels[known], classes, "sample")
+        known = is_known(labels)
+        scored = evaluate(measures, labels[known], probabilities[known], cuts[known])
+        reasons |= _reasons(scored, labels[known], measures, "sample")
         for metric, value in scored.items():
             values[metric] += [] if value is None else [value]
     entry = {metric: float(np.mean(found)) if found else None for metric, found in values.items()}
@@ -236,47 +235,40 @@ def _difference_entries(reference: str, intervals: Intervals) -> list[dict[str, 
         | _as_json(scores.folds[metric])
         | {"pooled": _as_json(scores.pooled[metric])}
         for other, scores in intervals.differences.items()
-        for metric in COMPARED
+        for metric in scores.folds
     ]
 
 
-def _counts(predictions: Predictions, outcomes: Mapping[str, int], classes: Sequence[str]) -> dict[str, Any]:
+def _counts(predictions: Predictions, outcomes: Mapping[str, Outcome], measures: Measures) -> dict[str, Any]:
     """Counts the tested subjects and samples, each once."""
-    samples: dict[str, int] = {}
-    subjects: dict[str, int] = {}
+    samples: dict[str, Any] = {}
+    subjects: dict[str, None] = {}
+    shape: tuple[int, ...] = ()
     for folds in predictions.values():
         for fold in folds:
-            samples.update(zip(fold.test.samples, fold.test.outcomes.tolist(), strict=True))
-            subjects.update((subject, outcomes.get(subject, UNKNOWN)) for subject in fold.test.subjects)
+            samples.update(zip(fold.test.samples, fold.test.outcomes, strict=True))
+            subjects.update(dict.fromkeys(fold.test.subjects))
+            shape = fold.test.outcomes.shape[1:]
     entry: dict[str, Any] = {}
-    for noun, found in (("subjects", subjects), ("samples", samples)):
-        values = list(found.values())
-        entry[noun] = len(values)
-        entry[f"{noun}_by_class"] = {name: values.count(c) for c, name in enumerate(classes)}
-        entry[f"{noun}_without_outcome"] = values.count(UNKNOWN)
+    of_subjects = outcomes_of_subjects(list(subjects), outcomes, shape)
+    of_samples = np.array(list(samples.values())).reshape(len(samples), *shape)
+    for noun, found in (("subjects", of_subjects), ("samples", of_samples)):
+        known = is_known(found)
+        entry[noun] = len(found)
+        entry[f"{noun}_by_class"] = measures.counts(found[known])
+        entry[f"{noun}_without_outcome"] = int((~known).sum())
     return entry
 
 
-def few_subjects(by_class: Mapping[str, int]) -> list[str]:
-    """Returns the warning where few subjects of a class were tested, or nothing."""
-    if all(count >= ENOUGH for count in by_class.values()):
-        return []
-    counts = ", ".join(f"{count} {name}" for name, count in by_class.items())
-    return [
-        f"Few subjects were tested ({counts}): with fewer than {ENOUGH} of a class, these figures are "
-        "uncertain, and a difference that exists can easily be missed."
-    ]
-
-
-def _left_out(judged: Mapping[str, Sequence[FoldSubjects]], classes: Sequence[str]) -> list[str]:
+def _left_out(judged: Mapping[str, Sequence[FoldSubjects]], measures: Measures) -> list[str]:
     """Says which metrics are means over fewer folds than there are; models that agree share a sentence."""
     found: dict[str, list[str]] = {}
     for name, folds in judged.items():
-        labels = [fold.rows.outcomes[fold.rows.outcomes != UNKNOWN] for fold in folds]
-        for metric in METRICS:
-            lacking = [i for i, of_fold in enumerate(labels) if why_not_estimable(metric, of_fold, classes)]
+        known = [fold.rows.outcomes[is_known(fold.rows.outcomes)] for fold in folds]
+        for metric in measures.metrics:
+            lacking = [i for i, of_fold in enumerate(known) if measures.why_not(metric, of_fold)]
             if lacking and len(lacking) < len(folds):
-                reason = why_not_estimable(metric, labels[lacking[0]], classes)
+                reason = measures.why_not(metric, known[lacking[0]])
                 text = f"{metric}: {len(lacking)} of {len(folds)} folds are not in the mean ({reason})"
                 found.setdefault(text, []).append(name)
     return [f"{text}: {', '.join(names)}." for text, names in found.items()]
@@ -285,8 +277,8 @@ def _left_out(judged: Mapping[str, Sequence[FoldSubjects]], classes: Sequence[st
 def write_predictions_csv(
     path: Path,
     predictions: Predictions,
-    outcomes: Mapping[str, int],
-    classes: Sequence[str],
+    outcomes: Mapping[str, Outcome],
+    classes: Judged,
     evaluation: EvaluationNode,
     *,
     is_simulated: bool = False,
@@ -294,36 +286,26 @@ def write_predictions_csv(
     """Writes a row per predicted sample and subject of every model and fold; equal input, equal bytes."""
     from fusionkit.store import write_atomic
 
-    judged, _ = judge_folds(predictions, outcomes, classes, evaluation)
+    measures = measures_of(classes)
+    judged, _ = judge_folds(predictions, outcomes, measures, evaluation)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["level", "model", "repeat", "fold", "sample", "subject", "outcome"]
-    writer.writerow([*head, *(f"probability_{name}" for name in classes), "predicted", "simulated"])
-    names = [*classes, ""]  # UNKNOWN is -1: the last name
+    head = ["level", "model", "repeat", "fold", "sample", "subject"]
+    writer.writerow([*head, *measures.columns, "simulated"])
+    end = [str(is_simulated).lower()]
     for model, folds in predictions.items():
         by_place = {(fold.repeat, fold.fold): fold.test for fold in folds}
         for fold in judged[model]:
-            for row in (*_sample_rows(by_place[fold.repeat, fold.fold], fold), *_subject_rows(fold)):
-                level, sample, subject, outcome, probabilities, called = row
-                writer.writerow(
-                    [level, model, fold.repeat, fold.fold, sample, subject, names[outcome]]
-                    + [f"{probability:.8f}" for probability in probabilities]
-                    + [names[called], str(is_simulated).lower()]
-                )
+            tested = by_place[fold.repeat, fold.fold]
+            start = [model, fold.repeat, fold.fold]
+            for sample, row in zip(tested.samples, _rows(measures, tested, fold), strict=True):
+                writer.writerow(["sample", *start, sample, *row, *end])
+            for row in _rows(measures, fold.rows, fold):
+                writer.writerow(["subject", *start, "", *row, *end])
     write_atomic(path, text.getvalue().encode())
 
 
-_Row = tuple[str, str, str, int, list[float], int]
-
-
-def _sample_rows(rows: SampleRows, fold: FoldSubjects) -> Iterator[_Row]:
-    called = predict_classes(rows.probabilities, fold.threshold).tolist()
-    columns = (rows.samples, rows.subjects, rows.outcomes.tolist(), rows.probabilities.tolist(), called)
-    return (("sample", *row) for row in zip(*columns, strict=True))
-
-
-def _subject_rows(fold: FoldSubjects) -> Iterator[_Row]:
-    rows = fold.rows
-    called = predict_classes(rows.probabilities, fold.threshold).tolist()
-    columns = (rows.subjects, rows.outcomes.tolist(), rows.probabilities.tolist(), called)
-    return (("subject", "", *row) for row in zip(*columns, strict=True))
+def _rows(measures: Measures, rows: SampleRows | SubjectRows, fold: FoldSubjects) -> Iterator[list[str]]:
+    """Yields the subject of each row, its outcome, and what is predicted."""
+    cells = measures.cells(rows.outcomes, rows.probabilities, fold.threshold)
+    return ([subject, *texts] for subject, texts in zip(rows.subjects, cells, strict=True))

@@ -10,13 +10,15 @@ from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
+from fusionkit.recipe.task_nodes import SHOWN
 
 _COLUMN = 13
 
 
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:
     """Returns the report as plain text: who was tested, a table of models, whether fusion is worth it."""
-    curves, on_curves = curve_text(report, "roc_auc", LABELS["roc_auc"], width)
+    main = _shown(report)[0]
+    curves, on_curves = curve_text(report, main, LABELS[main], width)
     report = _without_blanked(report)
     paragraphs = [SIMULATED] if report["simulated"] else []
     paragraphs += [LEAKAGE] if report["unit"] == "sample" else []
@@ -26,6 +28,11 @@ def report_text(report: Mapping[str, Any], width: int = 80) -> str:
     blocks += [curves, _wrap(on_curves, width)]
     blocks.append(_wrap([text for text in report["warnings"] if text not in (SIMULATED, LEAKAGE)], width))
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _shown(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the metrics that are shown, the main one first."""
+    return SHOWN[report.get("task", "classification")]
 
 
 def _without_blanked(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +52,8 @@ def _cohort(report: Mapping[str, Any]) -> str:
     unknown = counts["subjects_without_outcome"]
     more = f", {unknown} of unknown outcome, not scored" if unknown else ""
     who, what = _number_of(counts["subjects"], "subject"), _number_of(counts["samples"], "sample")
-    return f"Tested: {who} ({classes}{more}) with {what}."
+    known = f" ({classes}{more})" if classes or more else ""
+    return f"Tested: {who}{known} with {what}."
 
 
 def _number_of(count: int, noun: str) -> str:
@@ -55,9 +63,9 @@ def _number_of(count: int, noun: str) -> str:
 def _table(report: Mapping[str, Any], width: int) -> str:
     models = report["models"]
     longest = max(len(text) for name in models for text in ("model", name, _size(models[name])))
-    indent = min(longest + 2, max(width - len(LABELS) * _COLUMN, 16))
+    metrics = _shown(report)
+    indent = min(longest + 2, max(width - len(metrics) * _COLUMN, 16))
     per_block = max(1, (width - indent) // _COLUMN)
-    metrics = list(LABELS)
     blocks = []
     for start in range(0, len(metrics), per_block):
         chosen = metrics[start : start + per_block]
@@ -89,6 +97,7 @@ def _line(first: str, cells: Sequence[str], indent: int) -> str:
 
 def _legend(report: Mapping[str, Any]) -> list[str]:
     models = list(report["models"].values())
+    main = _shown(report)[0]
     n_folds = max((len(model["folds"]) for model in models), default=0)
     over = f", means over {n_folds} folds" if n_folds > 1 else ", of one fold"
     if report.get("split", "some") is None:  # other data: all of them are tested
@@ -98,9 +107,9 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         f"({report['resamples']} resamples of subjects)."
     ]
     if n_folds > 1:
-        pooled = ((name, model["pooled"]["roc_auc"]["value"]) for name, model in report["models"].items())
+        pooled = ((name, model["pooled"][main]["value"]) for name, model in report["models"].items())
         each = ", ".join(f"{name} {_number(value)}" for name, value in pooled)
-        lines.append(f"AUC of the test folds pooled, mean over repeats: {each}.")
+        lines.append(f"{LABELS[main]} of the test folds pooled, mean over repeats: {each}.")
     if report["threshold"] == "validation":
         lines.append("A subject is called positive from a threshold on that was set on validation subjects.")
     elif report["threshold"] is not None:
@@ -110,13 +119,13 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
     reasons = {
         f"{name}: {LABELS[metric]} {model['subject'][metric]['reason']}."
         for name, model in report["models"].items()
-        for metric in LABELS
+        for metric in _shown(report)
         if model["subject"][metric]["value"] is None
     }
     lines += sorted(reasons)
     if report["counts"]["samples"] != report["counts"]["subjects"]:
         each = "; ".join(
-            f"{name} AUC {_number(of_sample['roc_auc'])}, accuracy {_number(of_sample['accuracy'])}"
+            f"{name} " + ", ".join(f"{LABELS[m]} {_number(of_sample[m])}" for m in _shown(report)[:2])
             for name, of_sample in ((name, model["sample"]) for name, model in report["models"].items())
         )
         lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
@@ -124,7 +133,9 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
 
 
 def _comparisons(report: Mapping[str, Any]) -> list[str]:
-    return [_sentence(entry, report) for entry in report["differences"] if entry["metric"] == "roc_auc"]
+    return [
+        _sentence(entry, report) for entry in report["differences"] if entry["metric"] == _shown(report)[0]
+    ]
 
 
 def _sentence(entry: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -134,15 +145,16 @@ def _sentence(entry: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         f"the {pretrained} alone" if pretrained == entry["b"] else f"the pretrained {pretrained} classifier"
     )
     value, low, high = entry["value"], entry["low"], entry["high"]
+    label = LABELS[entry["metric"]]
     if low is None:
-        return f"Fusion against {other}: the difference in AUC is {entry['reason']}."
+        return f"Fusion against {other}: the difference in {label} is {entry['reason']}."
     who = _number_of(entry["n_subjects"], "subject")
     bounds = f"{_percent(report)} interval {_number(low)} to {_number(high)}; {who}"
     if low > 0:
-        return f"Fusion adds {_number(value)} AUC over {other} ({bounds})."
+        return f"Fusion adds {_number(value)} {label} over {other} ({bounds})."
     if high < 0:
-        return f"Fusion loses {_number(-value)} AUC against {other} ({bounds})."
-    return f"Fusion is not shown to differ from {other} (difference in AUC {_number(value)}, {bounds})."
+        return f"Fusion loses {_number(-value)} {label} against {other} ({bounds})."
+    return f"Fusion is not shown to differ from {other} (difference in {label} {_number(value)}, {bounds})."
 
 
 def _percent(report: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from fusionkit.recipe.node import Node
+from fusionkit.recipe.task_nodes import ClassificationNode, TaskNode
 from fusionkit.specs import MAX_SEED
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -69,12 +71,6 @@ StageName = Annotated[str, _NAME_SCHEMA]
 """A name that is checked with the stages, so that all of a recipe's mistakes are found at once."""
 
 
-class Node(BaseModel):
-    """Base of every recipe node: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
-
-
 class Use(BaseModel):
     """Names a component; the other keys are its options, checked by the component's own config class."""
 
@@ -86,13 +82,6 @@ class Use(BaseModel):
     def options(self) -> dict[str, Any]:
         """The component's options as written."""
         return dict(self.model_extra or {})
-
-
-class TaskNode(Node):
-    """What is predicted."""
-
-    use: Literal["classification"] = "classification"
-    """classification: one of the source's classes."""
 
 
 class ModalityNode(Node):
@@ -139,6 +128,9 @@ class SupervisedOptions(LoopOptions):
 
     class_weights: Literal["balanced"] | None = None
     """balanced: every class weighs the same in the loss."""
+    sampling: Literal["balanced"] | None = None
+    """balanced: an epoch has as many rows of every class, some of them several times; instead of
+    `class_weights`."""
     subject_weights: Literal["equal"] | None = None
     """equal: every subject weighs the same in the loss, however many samples it has."""
     early_stopping: int | None = Field(None, ge=1, le=MAX_EPOCHS)
@@ -289,7 +281,7 @@ class EvaluationNode(Node):
     """Whether each modality is also trained and scored alone."""
     subject_outcome: Literal["unanimous", "any_positive"] = "unanimous"
     """Where the data give no outcome of the subject: any_positive calls it positive if any sample is."""
-    missing: dict[str, tuple[Rate, ...]] = {}
+    missing: dict[str, tuple[Rate, ...]] = Field({})
     """Modality -> shares of its cells (of its samples, where it reads files) that are blanked in the test
     rows: the learned models are tested with these, too."""
     missing_draws: int = Field(1, ge=1, le=100)
@@ -326,7 +318,7 @@ class Recipe(Node):
     """How many initialisations the parts that learn by gradient have; a fold averages their probabilities."""
     source: Use
     """Where the data come from."""
-    task: TaskNode = TaskNode()
+    task: TaskNode = ClassificationNode()
     """What is predicted."""
     modalities: dict[Name, ModalityNode] = Field(min_length=1, max_length=100)
     """The kinds of data, by a name of your own."""

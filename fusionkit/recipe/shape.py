@@ -133,7 +133,7 @@ def _locate(model: type[BaseModel], tree: Any, details: ErrorDetails) -> tuple[T
             path.append(step)
     if details["type"].startswith("union_tag"):
         holder = _model_of(_members(annotation)[0])
-        path.append(details["ctx"]["discriminator"].strip("'"))
+        path.append(details["ctx"]["discriminator"].strip("'()"))  # a function's has brackets
     if holder is None:
         return tuple(path), {}
     describe(holder)

@@ -16,12 +16,27 @@ from fusionkit.errors import FusionkitError, RecipeError, suggest
 from fusionkit.recipe import dialect
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.load import LoadedRecipe, load_recipe, read_text
-from fusionkit.recipe.schema import FUSED, PRETRAINED, Name, Node, missing_name
+from fusionkit.recipe.node import Node
+from fusionkit.recipe.schema import FUSED, PRETRAINED, Name, missing_name
 from fusionkit.recipe.shape import explain, show, validate_strictly
+from fusionkit.recipe.task_nodes import SHOWN, WITH_CLASSES, outcome_columns
 from fusionkit.registry import Registry
 from fusionkit.specs import MAX_SEED
 
-Metric = Literal["roc_auc", "accuracy", "sensitivity", "specificity"]
+Metric = Literal[
+    "roc_auc",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "average_precision",
+    "concordance",
+    "quadratic_kappa",
+    "rank_error",
+    "r2",
+    "mae",
+    "rmse",
+    "spearman",
+]
 Overrides = dict[str, JsonValue]
 
 
@@ -66,8 +81,8 @@ class Sweep(Node):
     """Full path -> value, for every variant, before its own."""
     seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field((), max_length=100)
     """The recipe's `seed` of each repetition; none for the base's own."""
-    metric: Metric = "roc_auc"
-    """What is compared and drawn."""
+    metric: Metric | None = None
+    """What is compared and drawn; null for the task's first: roc_auc, quadratic_kappa, r2 or concordance."""
     reference: str | None = None
     """The variant that all others are compared with; null for no comparison but those by `against`."""
     curve: str | None = None
@@ -107,6 +122,11 @@ class LoadedSweep:
     text: str
     overrides: tuple[str, ...]
     tasks: tuple[Task, ...]
+
+    @property
+    def metric(self) -> str:
+        """What is compared and drawn."""
+        return self.sweep.metric or SHOWN[self.tasks[0].loaded.recipe.task.kind][0]
 
 
 def is_sweep(path: Path) -> bool:
@@ -231,9 +251,10 @@ def _as_words(overrides: Mapping[str, Any]) -> list[str]:
 
 def _check_runs(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None:
     """Checks what can be said only when every variant's recipe is known."""
-    classes = {task.loaded.source.classes for task in tasks}
+    classes = {task.loaded.source.classes for task in tasks if task.loaded.recipe.task.kind in WITH_CLASSES}
     if len(classes) > 1:
         findings.add(("variants",), f"variants have different classes ({show(sorted(map(list, classes)))}).")
+    _check_tasks(sweep, tasks, findings)
     by_name = {task.variant.name: task.loaded for task in tasks}
     for index, variant in enumerate(sweep.variants):
         loaded = by_name.get(variant.name)
@@ -246,6 +267,25 @@ def _check_runs(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None
             )
         elif sweep.curve is not None:
             _check_curve(sweep.curve, index, variant.model, loaded, findings)
+
+
+def _check_tasks(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None:
+    """Checks that all variants predict the same, and that the sweep's metrics are of that task."""
+    nodes = [task.loaded.recipe.task for task in tasks]
+    predicted = {(node.kind, *outcome_columns(node).values()) for node in nodes}
+    kinds = sorted({node.kind for node in nodes})
+    if len(predicted) > 1:
+        findings.add(("variants",), f"variants have different tasks ({', '.join(kinds)}).")
+    known = {metric for kind in kinds for metric in SHOWN[kind]}
+    if kinds and sweep.metric is not None and sweep.metric not in known:
+        sentence = f"no metric of the task {kinds[0]} ({show(sweep.metric)}). {suggest(sweep.metric, known)}"
+        findings.add(("metric",), sentence)
+    for index, variant in enumerate(sweep.variants):
+        for metric in set(variant.paper) - known if kinds else ():
+            findings.add(
+                ("variants", index, "paper", metric),
+                f"no metric of the task {kinds[0]} ({show(metric)}). {suggest(metric, known)}",
+            )
 
 
 def _check_curve(curve: str, index: int, model: str | None, loaded: LoadedRecipe, findings: Findings) -> None:

@@ -22,8 +22,11 @@ def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
     modalities = sorted({path.split(".")[0] for path in step.used} - {"head"})
     is_closed_form = step.verb == "fit" and experiment.factory.learns(step.learned[0]) == "closed_form"
     left_out = {"name", "fit", "train", "pretrain"}
-    if getattr(step.stage, "auxiliary", None) is None:  # such a stage's address is older than the option
+    # the address of a stage without them is older than these options
+    if getattr(step.stage, "auxiliary", None) is None:
         left_out |= {"auxiliary", "auxiliary_weight"}
+    if getattr(step.stage, "sampling", None) is None:
+        left_out |= {"sampling"}
     options = {} if is_closed_form else step.stage.model_dump(mode="json", exclude=left_out)
     readers = {name: experiment.reader(name) for name in modalities}
     return {
@@ -73,10 +76,12 @@ def _describe_input(spec: InputSpec, step: Step) -> dict[str, Any]:
 
 def _digest_rows(experiment: Experiment, rows: Sequence[int], modalities: Sequence[str]) -> str:
     manifest = experiment.manifest
+    answers = [manifest.cells[name] for name in experiment.task.columns]
     readers = [experiment.reader(name) for name in modalities]
     digest = hashlib.sha256()
     for row in rows:  # one by one: as one value, the rows of a large cohort would fill the memory
         keys = [key.hex() if (key := reader.key(row)) else None for reader in readers]
         line = [manifest.samples[row], manifest.subjects[row], manifest.outcomes[row], keys]
+        line += [cells[row] for cells in answers]
         digest.update(bytes.fromhex(address_of(line)))
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fusionkit.core_parts import ABSENT_VERSION, SCALE_VERSION
@@ -28,12 +29,14 @@ from fusionkit.model import (
 from fusionkit.recipe.components import PartPlan, data_files
 from fusionkit.specs import TABULAR_KINDS, ImageOptions
 from fusionkit.store import Artefact, Store
-from fusionkit.task import Classification
+from fusionkit.task import Task
 from fusionkit.training.checks import check_alone, check_finite
 from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
 from fusionkit.training.memory import Portions, count_rows, take_rows
 
+OF_TASK = "task."
+"""Begins the names of what the task took from the training rows of a stage, in the stage's artefact."""
 N_SHARED_MODULES = 24
 """How many frozen instances are kept; the least recently used goes first."""
 
@@ -86,7 +89,7 @@ class Experiment:
 
     factory: PartFactory
     manifest: Manifest
-    task: Classification
+    task: Task
     store: Store
     device: Device
     tell: Tell
@@ -130,6 +133,25 @@ class Experiment:
         loaded = self.factory.loaded
         kinds = {loaded.source.schema[column].kind for column in loaded.columns.get(modality, ())}
         return kind == "encoder" and not kinds <= set(TABULAR_KINDS)
+
+    def targets(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+        """Returns the outcomes of rows: class indices (n,), or numbers (n, k)."""
+        return self.task.targets(self.manifest, rows)
+
+    def rescale(self, logits: NDArray[np.float32], origin: Origin) -> NDArray[np.float32]:
+        """Brings what a model says, (n, views, output_dim), to the outcome's scale on its training rows.
+
+        Args:
+            logits: What it says.
+            origin: Of its head, or of whatever else gives the logits.
+        """
+        if not self.task.is_scaled or not origin.is_learned:
+            return logits
+        tensors = self._artefact(origin.address).tensors
+        state = {
+            name.removeprefix(OF_TASK): tensor for name, tensor in tensors.items() if name.startswith(OF_TASK)
+        }
+        return self.task.rescale(logits, state) if state else logits
 
     def restore(self, module: nn.Module, path: str, origin: Origin) -> None:
         """Loads a part's tensors from the artefact that learned it; IntegrityError if they do not fit."""

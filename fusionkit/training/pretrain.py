@@ -179,7 +179,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
         codes = torch.tensor([code_of[int(row)] for row in units.rows])
         # a row whose value is missing has a loss of zero here
         losses = cross_entropy(auxiliary.float(), codes.to(targets.device), reduction="none", ignore_index=-1)
-        loss = experiment.task.loss(outcome.float(), targets, weights)
+        loss = loop.task.loss(outcome.float(), targets, weights)
         return loss + stage.auxiliary_weight * (losses * weights).mean()
 
     loop = Supervised(
@@ -234,4 +234,5 @@ def predict_pretrained(
             training=False,
             pin=experiment.device.pin,
         )
-    return table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
+    said = table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
+    return experiment.rescale(said, origin)

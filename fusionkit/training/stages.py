@@ -264,9 +264,7 @@ def _fit_closed_form(experiment: Experiment, step: Step, module: Fittable) -> No
         return
     units = _units_of(experiment, step)
     inputs = _all_inputs(experiment, step, units)
-    targets = torch.from_numpy(
-        experiment.task.encode([experiment.manifest.outcomes[row] for row in units.rows])
-    )
+    targets = torch.from_numpy(experiment.targets(units.rows))
     before, shapes = state_digest(cast(nn.Module, module)), _shapes(module)
     with calling(path, "fit"):
         module.fit(inputs, targets, seed=step.seed, **head_samples(experiment, path, units))

@@ -24,7 +24,7 @@ from fusionkit.model import ModalityBatch
 from fusionkit.recipe.schema import SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.dropout import ModalityDropout
-from fusionkit.training.experiment import Experiment, Feed, Origin
+from fusionkit.training.experiment import OF_TASK, Experiment, Feed, Origin
 from fusionkit.training.train import Loop, run_loop
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ RAW_EVAL_BATCH = 32
 
 Batch = tuple[Units, Any]
 LossOf = Callable[[Units, Any, Tensor, Tensor], Tensor]
-"""Maps units, inputs, targets (n,) and weights (n,) to a scalar loss."""
+"""Maps units, inputs, targets (n, ...) and weights (n,) to a scalar loss."""
 Result = tuple[dict[str, Tensor], list[dict[str, float]]]
 
 
@@ -50,7 +50,7 @@ def row_weights(experiment: Experiment, options: SupervisedOptions, rows: Sequen
         )
         weights /= n_samples[subject]
     if options.class_weights == "balanced":
-        outcomes = experiment.task.encode([manifest.outcomes[row] for row in rows])
+        outcomes = experiment.targets(rows)
         weights /= np.bincount(outcomes, weights)[outcomes]
     weights *= len(rows) / weights.sum()
     return dict(zip(map(int, rows), map(float, weights), strict=True))
@@ -80,9 +80,11 @@ class Supervised:
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
         self.validation = make_units(step.validation, n_views[1])
-        rows = list(step.rows) + list(step.validation)
-        targets = experiment.task.encode([experiment.manifest.outcomes[row] for row in rows])
-        self.targets: dict[int, int] = dict(zip(map(int, rows), map(int, targets), strict=True))
+        self.task = experiment.task.fitted(experiment.targets(step.rows))
+        rows = [*step.rows, *step.validation]
+        self.place = {int(row): index for index, row in enumerate(rows)}
+        targets = torch.from_numpy(experiment.targets(rows))
+        self.targets = targets.float() if targets.is_floating_point() else targets
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yields an epoch's batches of training units."""
@@ -120,12 +122,11 @@ class Supervised:
         return self.loss_of(units, inputs, self._targets(units), weights)
 
     def _loss_of_task(self, units: Units, inputs: Any, targets: Tensor, weights: Tensor) -> Tensor:
-        return self.experiment.task.loss(self.logits(inputs), targets, weights)
+        return self.task.loss(self.logits(inputs), targets, weights)
 
     def _targets(self, units: Units) -> Tensor:
-        return torch.tensor(
-            [self.targets[int(row)] for row in units.rows], device=self.experiment.device.torch
-        )
+        index = [self.place[row] for row in units.rows.tolist()]
+        return self.targets[index].to(self.experiment.device.torch)
 
     def validate(self) -> float:
         """Returns the mean loss of the validation rows."""
@@ -136,7 +137,7 @@ class Supervised:
                 units = batch[0]
                 ones = torch.ones(len(units), device=self.experiment.device.torch)
                 logits = self._validation_logits(batch)
-                total += float(self.experiment.task.loss(logits, self._targets(units), ones)) * len(units)
+                total += float(self.task.loss(logits, self._targets(units), ones)) * len(units)
         return total / len(self.validation)
 
     def _validation_logits(self, batch: Batch) -> Tensor:
@@ -180,7 +181,8 @@ class Supervised:
         state = {
             f"{path}.{name}": t for path, module in modules.items() for name, t in module.state_dict().items()
         }
-        return state, history
+        kept = {OF_TASK + name: tensor for name, tensor in self.task.state().items()}
+        return state | kept, history
 
 
 def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
@@ -245,27 +247,28 @@ def predict_logits(
                 raise not_finite(experiment, origins, path, units.rows[index[bad]])
             check_model_alone(experiment, model, make, compute, index, logits)
             out[index] = logits.cpu().numpy()
-    return out.reshape(len(rows), n_views, experiment.task.output_dim)
+    said = out.reshape(len(rows), n_views, experiment.task.output_dim)
+    return experiment.rescale(said, origins["head"])
 
 
 def mean_of_members(
     experiment: Experiment, logits: Iterable[NDArray[np.float32]], views: str
 ) -> NDArray[np.float64]:
-    """Returns probabilities (n, k): the mean over members of what each one's logits (n, views, k) say."""
+    """Returns predictions (n, k): the mean over members of what each one's logits (n, views, d) say."""
     each = [link(experiment, of_member, views) for of_member in logits]
     # summed in order: a mean over an axis may sum otherwise for one row than for many
     return sum(each[1:], start=each[0]) / len(each)
 
 
 def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:
-    """Maps logits (n, views, k) to probabilities (n, k): of the mean logit, or the views' mean or votes.
+    """Maps logits (n, views, d) to predictions (n, k): of the mean logit, or the views' mean or votes.
 
     A view that does not decide between classes gives each of them its part.
     """
     values = torch.from_numpy(logits).double()
     if views == "mean_logit":
-        return experiment.task.probabilities(values.mean(1)).numpy()
-    probabilities = experiment.task.probabilities(values)
+        return experiment.task.link(values.mean(1)).numpy()
+    probabilities = experiment.task.link(values)
     if views == "vote":
         is_called = (probabilities == probabilities.amax(-1, keepdim=True)).double()
         probabilities = is_called / is_called.sum(-1, keepdim=True)

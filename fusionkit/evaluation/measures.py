@@ -1,0 +1,186 @@
+"""How the predictions of a task are judged: metrics, strata of resampling, columns of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
+
+import numpy as np
+
+from fusionkit.evaluation.metrics import (
+    METRICS,
+    FloatArray,
+    IntArray,
+    predict_classes,
+    weighted_metrics,
+    why_not_estimable,
+)
+from fusionkit.task import Task
+
+Outcomes = IntArray | FloatArray
+
+ENOUGH = 100
+"""Subjects of a class below which the report warns; a rule of thumb for validating a prediction model."""
+
+
+class Measures(Protocol):
+    """How predictions are judged.
+
+    Attributes:
+        kind: The kind of task.
+        classes: Class names where the outcome is one; the last one is the positive class.
+        metrics: What is computed.
+        compared: The metrics of paired differences, the main one first.
+        columns: Heads of the columns that `cells` fills in predictions.csv.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    metrics: tuple[str, ...]
+    compared: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def strata(self, outcomes: Outcomes) -> IntArray:
+        """Returns (n,) within which subjects are resampled; outcomes are known."""
+        ...
+
+    def counts(self, outcomes: Outcomes) -> dict[str, int]:
+        """Returns how many outcomes are of each class, or of what else the task counts."""
+        ...
+
+    def weighted(
+        self,
+        outcomes: Outcomes,
+        predictions: FloatArray,
+        thresholds: float | FloatArray,
+        weights: FloatArray,
+        metrics: Sequence[str],
+    ) -> dict[str, FloatArray]:
+        """Returns each metric under each row of weights (b, n), (b,); NaN where there is no value."""
+        ...
+
+    def why_not(self, metric: str, outcomes: Outcomes, noun: str = "subject") -> str | None:
+        """Says what known outcomes lack for the metric, or None where they lack nothing."""
+        ...
+
+    def few(self, counts: Mapping[str, int]) -> list[str]:
+        """Returns the warning where `counts` of the tested subjects are small, or nothing."""
+        ...
+
+    def cells(self, outcomes: Outcomes, predictions: FloatArray, threshold: float) -> list[list[str]]:
+        """Returns the texts of `columns` for each row."""
+        ...
+
+
+Judged = Measures | Sequence[str]
+"""How predictions are judged; names of classes stand for a classification."""
+
+
+class ClassMeasures:
+    """Of classes.
+
+    Args:
+        classes: Class names; the last one is the positive class.
+    """
+
+    kind = "classification"
+    metrics: tuple[str, ...] = METRICS
+    compared: tuple[str, ...] = ("roc_auc", "accuracy")
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self.columns = ("outcome", *(f"probability_{name}" for name in self.classes), "predicted")
+
+    def strata(self, outcomes: Outcomes) -> IntArray:
+        """Returns the classes (n,)."""
+        return np.asarray(outcomes, dtype=np.int64)
+
+    def counts(self, outcomes: Outcomes) -> dict[str, int]:
+        """Returns how many outcomes are of each class."""
+        values = outcomes.tolist()
+        return {name: values.count(code) for code, name in enumerate(self.classes)}
+
+    def weighted(
+        self,
+        outcomes: Outcomes,
+        predictions: FloatArray,
+        thresholds: float | FloatArray,
+        weights: FloatArray,
+        metrics: Sequence[str],
+    ) -> dict[str, FloatArray]:
+        """Returns each metric under each row of weights."""
+        return weighted_metrics(self.strata(outcomes), predictions, thresholds, weights, metrics)
+
+    def why_not(self, metric: str, outcomes: Outcomes, noun: str = "subject") -> str | None:
+        """Says what these classes lack for the metric."""
+        return why_not_estimable(metric, self.strata(outcomes), self.classes, noun)
+
+    def few(self, counts: Mapping[str, int]) -> list[str]:
+        """Warns where a class has few subjects."""
+        if all(count >= ENOUGH for count in counts.values()):
+            return []
+        shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return [few_subjects_text(shown, f"{ENOUGH} of a class")]
+
+    def cells(self, outcomes: Outcomes, predictions: FloatArray, threshold: float) -> list[list[str]]:
+        """Returns outcome, probabilities and predicted class of each row."""
+        names = [*self.classes, ""]  # UNKNOWN is -1: the last name
+        called = predict_classes(predictions, threshold).tolist()
+        rows = zip(outcomes.tolist(), predictions.tolist(), called, strict=True)
+        return [[names[outcome], *(f"{p:.8f}" for p in said), names[code]] for outcome, said, code in rows]
+
+
+class NumberMeasures:
+    """What the measures of outcomes that are numbers, (n, d), have in common."""
+
+    classes: tuple[str, ...] = ()
+
+    def strata(self, outcomes: Outcomes) -> IntArray:
+        """Returns zeros (n,): all subjects are resampled together."""
+        return np.zeros(len(outcomes), dtype=np.int64)
+
+    def cells(self, outcomes: Outcomes, predictions: FloatArray, threshold: float) -> list[list[str]]:
+        """Returns outcomes, blank where unknown, and predictions of each row."""
+        rows = zip(outcomes.tolist(), predictions.tolist(), strict=True)
+        return [
+            ["" if value != value else f"{value:g}" for value in known] + [f"{value:.8f}" for value in said]
+            for known, said in rows
+        ]
+
+
+def few_subjects_text(shown: str, than: str) -> str:
+    """Returns the warning that few subjects were tested."""
+    return (
+        f"Few subjects were tested ({shown}): with fewer than {than}, these figures are "
+        "uncertain, and a difference that exists can easily be missed."
+    )
+
+
+def measures_of(task: Task | Judged) -> Measures:
+    """Returns how a task is judged; of class names, as a classification."""
+    if isinstance(task, Sequence):
+        return ClassMeasures(task)
+    if hasattr(task, "weighted"):
+        return cast(Measures, task)
+    return _MEASURES[task.kind](task)
+
+
+def evaluate(
+    measures: Measures, outcomes: Outcomes, predictions: FloatArray, thresholds: float | FloatArray
+) -> dict[str, float | None]:
+    """Returns each metric's value on known outcomes; None where they cannot give it."""
+    weights = np.ones((1, len(outcomes)))
+    values = measures.weighted(outcomes, predictions, thresholds, weights, measures.metrics)
+    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()}
+
+
+def _survival(task: Task) -> Measures:
+    from fusionkit.evaluation.survival import SurvivalMeasures
+
+    return SurvivalMeasures(task.columns)
+
+
+_MEASURES: Mapping[str, Callable[[Task], Measures]] = {
+    "classification": lambda task: ClassMeasures(task.classes),
+    "survival": _survival,
+}

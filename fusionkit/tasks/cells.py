@@ -1,0 +1,117 @@
+"""Outcomes that are cells of the data: read as numbers, and what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fusionkit.data.manifest import Manifest
+
+FloatArray = NDArray[np.float64]
+
+SHOWN = 20
+"""Wrong cells that are named one by one."""
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which texts of a column mean yes and no."""
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+
+    def read(self, text: str) -> float | str:
+        """Returns 1 or 0, or what is wrong."""
+        if text in self.positive:
+            return 1.0
+        if text in self.negative:
+            return 0.0
+        yes, no = (" or ".join(repr(word) for word in words) for words in (self.positive, self.negative))
+        return f"neither yes ({yes}) nor no ({no})"
+
+
+def answers_of(
+    manifest: Manifest, column: str, positive: tuple[str, ...] | None, negative: tuple[str, ...] | None
+) -> Answers:
+    """Returns which texts of a column mean yes and no: as given, as it is declared if binary, or 1 and 0."""
+    if positive is not None and negative is not None:
+        return Answers(positive, negative)
+    spec = manifest.schema.get(column)
+    if spec is not None and spec.kind == "binary":
+        return Answers(spec.values[1:], spec.values[:1])
+    return Answers(("1",), ("0",))
+
+
+def read_number(text: str) -> float | str:
+    """Returns a finite number, or what is wrong."""
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return value if math.isfinite(value) else "not a number"
+
+
+def texts_of(manifest: Manifest, column: str, rows: Any = None) -> list[str | None]:
+    """Returns the texts of a column, of all rows or some; None where they are missing."""
+    cells = manifest.cells[column]
+    spec = manifest.schema.get(column)
+    missing = ("",) if spec is None else ("", *spec.missing)
+    chosen = cells if rows is None else cells.gather(np.asarray(rows, dtype=np.int64))
+    return [None if text is None or text in missing else text.strip() for text in chosen.to_list()]
+
+
+class OutcomeCells:
+    """What tasks have in common whose outcome is in cells: numbers (n, k), NaN where unknown.
+
+    A task says how a row is read; `groups` has one name unless it says otherwise.
+    """
+
+    classes: tuple[str, ...] = ()
+    columns: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def parse(self, manifest: Manifest, texts: Sequence[str | None]) -> tuple[list[float], list[str]]:
+        """Returns a row's numbers, and what is wrong with its cells, each as `column: sentence`."""
+        raise NotImplementedError
+
+    def group(self, outcome: Any) -> int:
+        """Returns 0 where any number is known, else -1."""
+        return -1 if all(value is None or math.isnan(value) for value in outcome) else 0
+
+    def targets(self, manifest: Manifest, rows: Any) -> FloatArray:
+        """Returns the outcomes (n, k) of rows, NaN where unknown."""
+        values, _ = self._read(manifest, rows)
+        return values
+
+    def view(self, manifest: Manifest) -> Manifest:
+        """Returns the data with each row's group as its outcome, and every cell that is wrong named."""
+        manifest.require_columns(self.columns, "task")
+        values, wrong = self._read(manifest, range(len(manifest)))
+        problems = [f"{manifest.where(row)}: {sentence}" for row, sentence in wrong[:SHOWN]]
+        if len(wrong) > SHOWN:
+            n_more = len(wrong) - SHOWN
+            problems.append(f"task: and {n_more} more cell{'s' * (n_more > 1)} of the outcome.")
+        codes = [self.group(value) for value in values.tolist()]
+        return replace(
+            manifest,
+            outcomes=[None if code < 0 else self.groups[code] for code in codes],
+            subject_outcomes=None,
+            classes=self.groups,
+            problems=[*manifest.problems, *problems],
+        )
+
+    def _read(self, manifest: Manifest, rows: Any) -> tuple[FloatArray, list[tuple[int, str]]]:
+        columns = [texts_of(manifest, name, rows) for name in self.columns]
+        known: Mapping[tuple[str | None, ...], tuple[list[float], list[str]]] = {
+            texts: self.parse(manifest, texts) for texts in dict.fromkeys(zip(*columns, strict=True))
+        }
+        found = [known[texts] for texts in zip(*columns, strict=True)]
+        wrong = [(int(row), text) for row, (_, texts) in zip(rows, found, strict=True) for text in texts]
+        return np.array([values for values, _ in found], dtype=np.float64).reshape(
+            len(found), len(self.columns)
+        ), wrong

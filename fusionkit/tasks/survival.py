@@ -1,0 +1,117 @@
+"""Survival: the time to an event, by Cox's proportional hazards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusionkit.recipe.task_nodes import SurvivalNode
+from fusionkit.task import Unscaled
+from fusionkit.tasks.cells import OutcomeCells, answers_of, read_number
+
+if TYPE_CHECKING:
+    from fusionkit.data.manifest import Manifest
+
+
+class Survival(OutcomeCells, Unscaled):
+    """Time to an event, or to the end of follow-up; the head gives the log of a relative hazard.
+
+    Args:
+        node: The recipe's.
+
+    Source: Cox 1972, Regression models and life-tables; Efron 1977 for ties; Katzman et al. 2018, DeepSurv,
+    for the partial likelihood as the loss of a network.
+    """
+
+    kind = "survival"
+    groups: tuple[str, ...] = ("censored", "event")
+    needed: tuple[str, ...] = ("event",)
+    output_dim = 1
+    predictions: tuple[str, ...] = ("log_hazard",)
+
+    def __init__(self, node: SurvivalNode) -> None:
+        self.node = node
+        self.columns = (node.time, node.event)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what determines the task, for addresses."""
+        texts = {"positive": self.node.positive, "negative": self.node.negative}
+        return {"task": "survival", "columns": list(self.columns), **texts}
+
+    def parse(self, manifest: Manifest, texts: Sequence[str | None]) -> tuple[list[float], list[str]]:
+        """Returns time and event, and what is wrong with them."""
+        if texts[0] is None and texts[1] is None:
+            return [math.nan, math.nan], []
+        problems = []
+        answers = answers_of(manifest, self.node.event, self.node.positive, self.node.negative)
+        for column, text, other in zip(self.columns, texts, reversed(texts), strict=True):
+            if text is None:
+                problems.append(
+                    f"{column}: missing, where the other half of the outcome is known ('{other}'). "
+                    "Fill it in, or blank both."
+                )
+                continue
+            read = read_number(text) if column == self.node.time else answers.read(text)
+            if column == self.node.time and isinstance(read, float) and read < 0:
+                read = "a time before 0"
+            if isinstance(read, str):
+                problems.append(f"{column}: {read} ('{text}'). Mend the cell, or blank the outcome.")
+        if problems:
+            return [math.nan, math.nan], problems
+        return [float(str(texts[0])), float(answers.read(str(texts[1])))], []
+
+    def group(self, outcome: Any) -> int:
+        """Returns 1 where the event was seen, 0 where the time is censored, -1 where it is not known."""
+        event = outcome[1]
+        return -1 if event is None or math.isnan(event) else int(event)
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Returns minus Cox's partial log-likelihood of the batch over its number of rows; Efron's for ties.
+
+        Who is at risk is who is in the batch. A batch without an event has a loss of zero.
+
+        Shape:
+            logits (n, 1), targets (n, 2) of time and event, weights (n,) -> ()
+        """
+        return cox_loss(logits.squeeze(-1), targets[:, 0], targets[:, 1], weights) / len(logits)
+
+    def link(self, logits: Tensor) -> Tensor:
+        """Returns the log of the relative hazard as it is, (..., 1): only its order and differences tell."""
+        return logits
+
+
+def cox_loss(hazards: Tensor, times: Tensor, events: Tensor, weights: Tensor) -> Tensor:
+    """Returns minus the weighted partial log-likelihood, by Efron's approximation of ties.
+
+    As R's `coxph`: a row weighs in the sums of who is at risk, and tied events share their mean weight.
+    All in logarithms, so that no hazard overflows.
+
+    Shape:
+        all (n,); times from 0 on, events 0 or 1 -> ()
+    """
+    order = torch.argsort(times, descending=True, stable=True)
+    hazards, times, weights = hazards[order], times[order], weights[order]
+    is_event = events[order] > 0
+    # index of each row's distinct time, from the latest on, and the last row that has it
+    _, tied, counts = torch.unique_consecutive(times, return_inverse=True, return_counts=True)
+    weighted = hazards + weights.log()
+    at_risk = torch.logcumsumexp(weighted, 0)[counts.cumsum(0) - 1]
+    n_events = torch.zeros_like(at_risk).index_add(0, tied[is_event], torch.ones_like(hazards[is_event]))
+    weight = torch.zeros_like(at_risk).index_add(0, tied[is_event], weights[is_event])
+    # share of the events in who is at risk
+    share = torch.zeros_like(at_risk).index_add(
+        0, tied[is_event], (weighted[is_event] - at_risk[tied[is_event]]).exp()
+    )
+    of_event = tied[is_event]
+    # 0, 1, ... among the events of one time
+    starts = torch.cat([n_events.new_zeros(1), n_events.cumsum(0)[:-1]])
+    rank = torch.arange(len(of_event), device=hazards.device) - starts[of_event]
+    left_out = (rank / n_events[of_event]) * share[of_event]
+    # rounding must not leave out all who are at risk
+    logs = at_risk[of_event] + torch.log1p(-left_out.clamp_max(1 - 1e-6))
+    mean_weight = weight[of_event] / n_events[of_event]
+    return (mean_weight * logs).sum() - (weights[is_event] * hazards[is_event]).sum()
