@@ -217,11 +217,20 @@ class HeadSpec(Spec):
         learns: How it learns.
         takes_samples: Whether, with these options, its `fit` is also given `samples`, an int64 tensor (n,),
             equal where two rows are views or draws of one sample.
+        tasks: The kinds of task that it can do; null for all of them, or for classification alone where it
+            learns in closed form.
     """
 
     build: Callable[[Any, Mapping[str, int], int], Head]
     learns: Learns = "gradient"
     takes_samples: Callable[[Any], bool] = _never
+    tasks: tuple[str, ...] | None = None
+
+    def can_do(self, kind: str) -> bool:
+        """Says whether it can do a kind of task."""
+        if self.tasks is not None:
+            return kind in self.tasks
+        return kind == "classification" or self.learns != "closed_form"
 
 
 COMPONENT_KINDS: Mapping[str, type[Spec]] = {

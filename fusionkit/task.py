@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -59,8 +59,12 @@ class Task(Protocol):
         """Returns the task as it is learned on these training rows."""
         ...
 
-    def state(self) -> Mapping[str, Tensor]:
-        """Returns what `fitted` took from training rows, which `rescale` needs; mostly nothing."""
+    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+        """Returns what `rescale` needs to know of a stage's training rows; mostly nothing.
+
+        Args:
+            logits: Gives (n, output_dim) of the training rows when all is learned.
+        """
         ...
 
     def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
@@ -85,7 +89,7 @@ class Unscaled:
         """Returns itself."""
         return self
 
-    def state(self) -> Mapping[str, Tensor]:
+    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
         """Returns nothing."""
         return {}
 

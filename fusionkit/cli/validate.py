@@ -69,7 +69,7 @@ def summarize(loaded: LoadedRecipe) -> list[str]:
     from fusionkit.recipe.checks import parts_of, verb_of
 
     source = loaded.source_plan.use + (" (simulated)" if loaded.source.simulated else "")
-    lines = [("source", source), ("classes", ", ".join(loaded.source.classes))]
+    lines = [("source", source), _describe_task(loaded)]
     for modality, columns in loaded.columns.items():
         chain = [plan.use for plan in loaded.parts.values() if plan.modality == modality]
         counted = f"{len(columns)} column{'s' if len(columns) > 1 else ''}"
@@ -80,6 +80,18 @@ def summarize(loaded: LoadedRecipe) -> list[str]:
     lines.append(("split", _describe_split(loaded)))
     width = max(len(label) for label, _ in lines)
     return [f"  {label:<{width}}  {text}" for label, text in lines]
+
+
+def _describe_task(loaded: LoadedRecipe) -> tuple[str, str]:
+    from fusionkit.recipe.task_nodes import outcome_columns
+
+    task, classes = loaded.recipe.task, ", ".join(loaded.source.classes)
+    columns = ", ".join(outcome_columns(task).values())
+    return (
+        ("classes", classes)
+        if task.kind == "classification"
+        else ("task", f"{task.kind}: {columns or classes}")
+    )
 
 
 def _describe_split(loaded: LoadedRecipe) -> str:

@@ -105,7 +105,7 @@ def _check_closed_head(stage: TrainStage, path: TreePath, parts: Parts, findings
                 f"{part} would learn by gradient through {head.use}, which learns in closed form and passes "
                 f"none on. Name it in {other} stage.",
             )
-    for option in ("class_weights", "subject_weights"):
+    for option in ("class_weights", "sampling", "subject_weights"):
         if getattr(stage, option) is not None and "head" in stage.train:
             findings.add(
                 (*path, option),

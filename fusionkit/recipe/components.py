@@ -159,10 +159,25 @@ def build_source(plan: PartPlan, data_root: Path, findings: Findings) -> Source 
 
 
 def resolve_columns(
-    tree: dict[str, Any], parts: Mapping[str, PartPlan | None], source: Source, findings: Findings
+    tree: dict[str, Any],
+    parts: Mapping[str, PartPlan | None],
+    source: Source,
+    outcome: Mapping[str, str],
+    findings: Findings,
 ) -> dict[str, tuple[str, ...]]:
-    """Returns the columns that each modality reads; by default all of the kinds that its encoder reads."""
+    """Returns the columns that each modality reads.
+
+    By default all of the kinds that its encoder reads, but those of the outcome.
+
+    Args:
+        tree: The recipe as written.
+        parts: Part path -> plan.
+        source: Whose columns they are.
+        outcome: Key of the task -> the column that it names.
+        findings: Where problems go.
+    """
     columns = {}
+    answers = {name: key for key, name in outcome.items()}
     for part, plan in parts.items():
         if plan is None or not isinstance(plan.card, EncoderSpec):
             continue
@@ -172,13 +187,20 @@ def resolve_columns(
         kinds = " or ".join(plan.card.reads)
         if named is None:
             columns[modality] = tuple(
-                name for name, spec in source.schema.items() if spec.kind in plan.card.reads
+                name
+                for name, spec in source.schema.items()
+                if spec.kind in plan.card.reads and name not in answers
             )
             if not columns[modality]:
                 findings.add(path, f"the data have no column of kind {kinds}, which {plan.use} reads.")
         elif isinstance(named, list) and all(isinstance(name, str) for name in named):
             columns[modality] = tuple(named)
             _check_named(named, path, plan, source, findings)
+            for index, name in enumerate(named):
+                if name in answers:
+                    findings.add(
+                        (*path, index), f"an outcome cannot be an input ('{name}' is task.{answers[name]})."
+                    )
     return columns
 
 

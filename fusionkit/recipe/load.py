@@ -23,6 +23,8 @@ from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.override import apply_overrides, drop_parts, unreadable
 from fusionkit.recipe.schema import Recipe, Stage
 from fusionkit.recipe.shape import explain, has_step, show, validate_strictly
+from fusionkit.recipe.task_checks import check_task
+from fusionkit.recipe.task_nodes import outcome_columns
 from fusionkit.registry import Registry
 
 if TYPE_CHECKING:
@@ -175,7 +177,8 @@ def _load(
     source_plan = plans.pop("source")
     root = data_root or Path(os.environ.get("FUSIONKIT_DATA", "data"))
     source = build_source(source_plan, root, findings) if source_plan is not None else None
-    columns = resolve_columns(tree, plans, source, findings) if source is not None else {}
+    outcome = outcome_columns(shape.recipe.task) if shape.recipe is not None else {}
+    columns = resolve_columns(tree, plans, source, outcome, findings) if source is not None else {}
     checks.check_missing(plans, registry, findings)
     checks.check_blanking(tree, findings)
     stages = _read_stages(shape.tree)
@@ -186,6 +189,8 @@ def _load(
         checks.check_order(stages, plans, findings, is_scaled=is_scaled)
         checks.check_taught(stages, plans, findings)
         checks.check_absence(shape.recipe, plans, findings)
+        if not shape.doubtful & {"task", "evaluation", "stages"} and source is not None:
+            check_task(shape.recipe, source.classes, plans.get("head"), findings)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
         if "split" not in shape.doubtful:

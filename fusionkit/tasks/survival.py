@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fusionkit.recipe.task_nodes import SurvivalNode
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Survival(OutcomeCells, Unscaled):
-    """Time to an event, or to the end of follow-up; the head gives the log of a relative hazard.
+    """Time to an event, or to the end of follow-up; predicted is the log of a hazard.
+
+    The likelihood says nothing of where it is zero. So each model's is brought to zero on average over its
+    training rows, and what models of several folds say can be averaged and compared.
 
     Args:
         node: The recipe's.
@@ -32,6 +37,7 @@ class Survival(OutcomeCells, Unscaled):
     needed: tuple[str, ...] = ("event",)
     output_dim = 1
     predictions: tuple[str, ...] = ("log_hazard",)
+    is_scaled = True
 
     def __init__(self, node: SurvivalNode) -> None:
         self.node = node
@@ -79,8 +85,16 @@ class Survival(OutcomeCells, Unscaled):
         """
         return cox_loss(logits.squeeze(-1), targets[:, 0], targets[:, 1], weights) / len(logits)
 
+    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+        """Returns the mean over training rows."""
+        return {"mean": logits().double().mean(0)}
+
+    def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
+        """Subtracts the mean over training rows."""
+        return np.asarray(logits - state["mean"].numpy(), dtype=logits.dtype)
+
     def link(self, logits: Tensor) -> Tensor:
-        """Returns the log of the relative hazard as it is, (..., 1): only its order and differences tell."""
+        """Returns the log of the hazard as it is, (..., 1): only order and differences tell."""
         return logits
 
 

@@ -181,8 +181,18 @@ class Supervised:
         state = {
             f"{path}.{name}": t for path, module in modules.items() for name, t in module.state_dict().items()
         }
-        kept = {OF_TASK + name: tensor for name, tensor in self.task.state().items()}
-        return state | kept, history
+        for module in modules.values():
+            module.eval()
+        kept = self.task.state(self._training_logits)
+        return state | {OF_TASK + name: tensor for name, tensor in kept.items()}, history
+
+    def _training_logits(self) -> Tensor:
+        """Returns (n, output_dim) of the training units, as they are when the loop is done."""
+        size = RAW_EVAL_BATCH if self.raw else EVAL_BATCH
+        with torch.no_grad():
+            return torch.cat(
+                [self.logits(inputs).cpu() for _, inputs in self._batches(self.units, size, True)]
+            )
 
 
 def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:

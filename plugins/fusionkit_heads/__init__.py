@@ -76,6 +76,7 @@ DECISION = HeadSpec(
     source="Kittler et al. 1998, doi:10.1109/34.667881; of the other rules: see rule",
     config=DecisionConfig,
     build=_build_decision,
+    tasks=("classification",),  # it joins probabilities of classes
     examples=(
         DecisionConfig(hidden=(4,)),
         DecisionConfig(hidden=(), rule="weighted"),

@@ -42,8 +42,9 @@ class ManifestOptions(ComponentConfig):
     """Column of the sample's outcome; null where it is unknown (rows to predict)."""
     subject_outcome: str | None = None
     """Column of the subject's own outcome, where it may differ from its samples'."""
-    classes: Mapping[str, Texts]
-    """Class -> the cell text, or texts, that mean it; the last class is the positive one."""
+    classes: Mapping[str, Texts] = {}
+    """Class -> the cell text, or texts, that mean it; the last class is the positive one. Needed with an
+    outcome."""
     drop: Mapping[str, Texts] = {}
     """Column -> the texts whose rows are left out, and counted."""
     sha256: Mapping[str, str] = {}
@@ -62,7 +63,8 @@ class ManifestOptions(ComponentConfig):
         problems = []
         if bool(self.columns) == bool(self.schema_file):
             problems.append("exactly one of `columns` and `schema_file` says what the columns hold")
-        if len(self.classes) < 2:
+        is_needed = bool(self.classes) or self.outcome is not None or self.subject_outcome is not None
+        if is_needed and len(self.classes) < 2:
             problems.append("`classes` names at least two classes")
         counts = Counter(text for members in self.classes.values() for text in members)
         twice = sorted(text for text, count in counts.items() if count > 1)
