@@ -126,7 +126,7 @@ def test_blocks_of_pairs_change_nothing(monkeypatch):
     ],
 )
 def test_what_cannot_be_estimated_says_why(outcomes, reason):
-    measures = SurvivalMeasures(("months", "died"))
+    measures = SurvivalMeasures()
     values = np.array(outcomes, dtype=float).reshape(-1, 2)
     assert measures.why_not("concordance", values) == reason
     weights = np.ones((1, len(values)))
@@ -165,7 +165,7 @@ def test_the_summary_speaks_of_concordance_and_events(done):
 def test_predictions_and_predict_give_the_log_hazard(done):
     home, result = done
     lines = (result.folder / "predictions.csv").read_text().splitlines()
-    assert lines[0] == "level,model,repeat,fold,sample,subject,months,died,log_hazard,simulated"
+    assert lines[0] == "level,model,repeat,fold,sample,subject,time,event,log_hazard,simulated"
     (home / "rows.csv").write_text("a,b,c\n0,0,0\n3,1,2\n,,2\n")
     learned = open_run(result.folder, load(TASK)[1], home)
     answers = predict(learned, read_rows(learned, home / "rows.csv", None, None), places_in(home), tell)

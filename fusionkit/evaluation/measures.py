@@ -177,10 +177,24 @@ def evaluate(
 def _survival(task: Task) -> Measures:
     from fusionkit.evaluation.survival import SurvivalMeasures
 
-    return SurvivalMeasures(task.columns)
+    return SurvivalMeasures()
+
+
+def _multi_label(task: Task) -> Measures:
+    from fusionkit.evaluation.multi_label import MultiLabelMeasures
+
+    return MultiLabelMeasures(task.columns)
+
+
+def _regression(task: Task) -> Measures:
+    from fusionkit.evaluation.regression import RegressionMeasures
+
+    return RegressionMeasures()
 
 
 _MEASURES: Mapping[str, Callable[[Task], Measures]] = {
     "classification": lambda task: ClassMeasures(task.classes),
     "survival": _survival,
+    "multi_label": _multi_label,
+    "regression": _regression,
 }

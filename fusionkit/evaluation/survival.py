@@ -19,9 +19,7 @@ class SurvivalMeasures(NumberMeasures):
     kind = "survival"
     metrics: tuple[str, ...] = ("concordance",)
     compared: tuple[str, ...] = ("concordance",)
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.columns = (*columns, "log_hazard")
+    columns: tuple[str, ...] = ("time", "event", "log_hazard")
 
     def strata(self, outcomes: Outcomes) -> IntArray:
         """Returns (n,) whether the event was seen: resamples have as many events."""

@@ -30,4 +30,12 @@ def make_task(
         from fusionkit.tasks.survival import Survival
 
         return Survival(node)
+    if isinstance(node, RegressionNode):
+        from fusionkit.tasks.regression import Regression
+
+        return Regression(node)
+    if isinstance(node, MultiLabelNode):
+        from fusionkit.tasks.multi_label import MultiLabel
+
+        return MultiLabel(node)
     raise NotImplementedError(node.kind)

@@ -1,0 +1,195 @@
+"""Regression: metrics against scikit-learn and scipy; scaling by training rows; a run end to end."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from task_runs import load, places_in, run_task, tell
+from task_toys import truth
+
+from fusionkit.errors import DataError, RecipeError
+from fusionkit.evaluate import Seen, evaluate
+from fusionkit.evaluation.aggregate import subject_numbers
+from fusionkit.evaluation.regression import RegressionMeasures
+from fusionkit.evaluation.summary import report_text
+from fusionkit.learned import open_run
+from fusionkit.predict import predict, read_rows
+from fusionkit.recipe.task_nodes import RegressionNode
+from fusionkit.tasks.regression import Regression
+
+TASK = "{kind: regression, column: score}"
+MEASURES = RegressionMeasures()
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(2, 15), far=st.sampled_from([0.0, 1e6]))
+def test_metrics_under_weights_are_those_of_copies(seed, n, far):
+    rng = np.random.default_rng(seed)
+    known, said = rng.integers(0, 6, (2, n)) + far
+    known[:2] = far, far + 7
+    weights = rng.integers(1, 4, (3, n)).astype(float)
+    found = MEASURES.weighted(known[:, None], said[:, None], 0.5, weights, MEASURES.metrics)
+    for row, times in enumerate(weights.astype(int)):
+        y, p = np.repeat(known, times), np.repeat(said, times)
+        assert found["r2"][row] == pytest.approx(r2_score(y, p), abs=1e-6)
+        assert found["mae"][row] == pytest.approx(mean_absolute_error(y, p))
+        assert found["rmse"][row] == pytest.approx(root_mean_squared_error(y, p))
+        expected = spearmanr(y, p).statistic if len(set(p)) > 1 else np.nan
+        assert found["spearman"][row] == pytest.approx(expected, nan_ok=True)
+
+
+def test_what_cannot_be_estimated_says_why():
+    same = np.full((3, 1), 2.0)
+    assert MEASURES.why_not("r2", same) == "not estimable: every subject has the same outcome"
+    assert MEASURES.why_not("mae", same) is None
+    assert MEASURES.why_not("mae", same[:0], "sample") == "not estimable: no sample with a known outcome"
+    found = MEASURES.weighted(same, same, 0.5, np.ones((1, 3)), MEASURES.metrics)
+    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
+        {"r2": np.nan, "mae": 0, "rmse": 0, "spearman": np.nan}, nan_ok=True
+    )
+
+
+def test_the_loss_is_of_training_standard_deviations_and_rescale_undoes_it():
+    task = Regression(RegressionNode(kind="regression", column="score")).fitted(np.array([[10.0], [30.0]]))
+    logits, targets = torch.tensor([[0.0], [1.0]]), torch.tensor([[40.0], [30.0]])
+    # mean 20, sd 10: the errors are 2 and 0
+    assert float(task.loss(logits, targets, torch.tensor([3.0, 1.0]))) == pytest.approx(3 * 4 / 2)
+    back = task.rescale(logits.numpy()[None], task.state(lambda: logits))
+    assert back.tolist() == [[[20.0], [30.0]]]
+
+
+def test_an_outcome_that_is_the_same_in_training_is_an_error():
+    task = Regression(RegressionNode(kind="regression", column="score"))
+    with pytest.raises(DataError) as caught:
+        task.fitted(np.array([[3.0], [3.0]]))
+    assert list(caught.value.problems) == [
+        "task: the outcome is the same in all training rows (score is 3). Use more data or fewer folds."
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Returns the folder that a run was in, and what it left."""
+    home = tmp_path_factory.mktemp("regression")
+    return home, run_task(home, TASK, "evaluation.missing={two: [0.5]}")
+
+
+def test_a_run_comes_near_what_can_be_reached(done):
+    known = truth(0, 160)
+    ceiling = r2_score(known["score"], 500 + 100 * known["hazard"])
+    models = done[1].report["models"]
+    assert models["fused"]["subject"]["r2"]["value"] == pytest.approx(ceiling, abs=0.05)
+    assert models["fused"]["subject"]["rmse"]["value"] == pytest.approx(75, rel=0.15)
+    alone = r2_score(known["score"], 500 + 100 * (known["a"] + 0.5 * known["b"]))
+    assert models["one"]["subject"]["r2"]["value"] == pytest.approx(alone, abs=0.1)
+    less = models["fused_missing_two_0.5"]["subject"]["r2"]["value"]
+    assert less < models["fused"]["subject"]["r2"]["value"] - 0.1
+
+
+def test_the_figures_of_a_report_are_those_of_its_predictions(done):
+    with (done[1].folder / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if (row["level"], row["model"]) == ("subject", "fused")]
+    each = []
+    for fold in ("0", "1"):
+        of_fold = [row for row in rows if row["fold"] == fold]
+        known, said = ([float(row[name]) for row in of_fold] for name in ("outcome", "predicted"))
+        each.append(mean_absolute_error(known, said))
+    found = done[1].report["models"]["fused"]["subject"]["mae"]["value"]
+    assert found == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_differences_and_summary_are_of_the_explained_variance(done):
+    report = done[1].report
+    assert [entry["metric"] for entry in report["differences"] if entry["b"] == "one"] == ["r2", "mae"]
+    text = report_text(report)
+    assert "Tested: 160 subjects (160 measured) with 320 samples." in text
+    assert "Fusion adds" in text
+    assert " R2 over the one alone" in text
+    assert "R2 with a share of two blanked" in text
+
+
+def test_predict_and_evaluate_speak_on_the_outcomes_scale(done):
+    home, result = done
+    (home / "rows.csv").write_text("a,b,c\n0,0,0\n1,1,1\n")
+    registry = load(TASK)[1]
+    learned = open_run(result.folder, registry, home)
+    answers = predict(learned, read_rows(learned, home / "rows.csv", None, None), places_in(home), tell)
+    assert [row.probabilities[0] for row in answers.rows] == pytest.approx([500, 750], abs=40)
+    assert answers.to_csv().splitlines()[0] == "sample,predicted,model,missing,simulated"
+    learned = open_run(result.folder, registry, home, ["source.seed=3"])
+    other = evaluate(learned, registry, places_in(home), tell, Seen(), home / "evaluations" / "other")
+    known = truth(3, 160)
+    ceiling = r2_score(known["score"], 500 + 100 * known["hazard"])
+    assert other.report["models"]["fused"]["subject"]["r2"]["value"] == pytest.approx(ceiling, abs=0.05)
+
+
+def test_the_scale_is_that_of_the_training_rows_alone(done):
+    from fusionkit.prepare import prepare
+    from fusionkit.training.stages import plan_steps
+
+    loaded, _ = load(TASK)
+    prepared = prepare(loaded, places_in(done[0]), tell)
+    fold = prepared.folds[0]
+    step = plan_steps(prepared.main, fold, 0).steps[-1]
+    tensors = prepared.main.store.load(step.address).tensors
+    known = prepared.main.targets(fold.train)
+    assert float(tensors["task.mean"]) == pytest.approx(known.mean())
+    assert float(tensors["task.sd"]) == pytest.approx(known.std())
+
+
+def test_samples_of_one_subject_agree():
+    with pytest.raises(DataError) as caught:
+        subject_numbers(["p", "p", "q", "p"], np.array([[1.0], [2.5], [1], [np.nan]]))
+    assert list(caught.value.problems) == [
+        "outcome: samples of one subject have different ones (p: 1 or 2.5 or unknown). "
+        "Give each subject one outcome."
+    ]
+    assert subject_numbers(["p", "p"], np.array([[np.nan], [2.5]])) == {"p": (2.5,)}
+
+
+def test_cells_that_are_no_numbers_are_named_and_counted(tmp_path):
+    cells = {"score": {f"s0.{i}": "high" for i in range(12)} | {"s0.20": "", "s0.21": "1e999"}}
+    with pytest.raises(DataError) as caught:
+        run_task(tmp_path, TASK, cells=cells)
+    problems = caught.value.problems
+    assert problems[0] == (
+        "sample s0.0/0 (subject s0.0): score: not a number ('high'). Mend the cell, or blank it."
+    )
+    assert problems[-1] == "task: and 6 more cells of the outcome."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["head={use: decision}"],
+            "head: decision cannot do this task (regression). It does: classification.",
+        ),
+        (["head={use: sklearn}"], "head: sklearn cannot do this task (regression). It does: classification."),
+        (
+            ["stages.fuse.class_weights=balanced"],
+            "is for classes, and the task is regression. Set null here.",
+        ),
+        (["stages.fuse.sampling=balanced"], "is for classes, and the task is regression. Set null here."),
+        (["evaluation.samples=vote"], "is for classes (vote), and the task is regression. Leave it out."),
+        (["evaluation.views=vote"], "is for classes (vote), and the task is regression. Leave it out."),
+        (["task.column=a"], "an outcome cannot be an input ('a' is task.column)."),
+    ],
+)
+def test_what_the_task_cannot_do_is_said_when_the_recipe_is_loaded(overrides, problem):
+    with pytest.raises(RecipeError) as caught:
+        load(TASK, *overrides)
+    assert any(problem in text for text in caught.value.problems), caught.value.problems
+
+
+def test_columns_of_the_outcome_are_left_out_by_default():
+    loaded, _ = load(
+        "{kind: regression, column: a}", "modalities.one.columns=[b]", "modalities.two.columns=null"
+    )
+    assert loaded.columns == {"one": ("b",), "two": ("b", "c")}
