@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.tables import Encoding, read_table
 from fusionkit.errors import DataError, IntegrityError, shorten, suggest
-from fusionkit.evaluation.metrics import predict_classes
+from fusionkit.evaluation.measures import ClassMeasures, measures_of
 from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
@@ -189,13 +189,13 @@ def _predict(learned: LearnedRun, manifest: Manifest, experiments: Mapping[str, 
         first, content = _by_content(experiments[name], rows)
         found = mean_probabilities(learned, experiments[name], name, first)
         probabilities[rows] = found[content]
-    predictions = []
+    predictions, measures = [], measures_of(main.task)
     for row, model in enumerate(answering):
         known = None if model == NO_MODEL else tuple(map(float, probabilities[row]))
         called = None
-        if known is not None and main.task.classes:
-            code = predict_classes(probabilities[row : row + 1], learned.thresholds[model])[0]
-            called = main.task.classes[int(code)]
+        if known is not None and isinstance(measures, ClassMeasures):
+            code = measures.called(probabilities[row : row + 1], learned.thresholds[model])[0]
+            called = measures.classes[int(code)]
         missing = _describe_missing(learned, manifest, row)
         here = [name for name, is_here in present.items() if is_here[row]]
         if model == FUSED and not _has_learned(learned, here):

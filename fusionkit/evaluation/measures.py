@@ -91,6 +91,10 @@ class ClassMeasures:
         self.classes = tuple(classes)
         self.columns = ("outcome", *(f"probability_{name}" for name in self.classes), "predicted")
 
+    def called(self, predictions: FloatArray, threshold: float | FloatArray) -> IntArray:
+        """Returns the class (n,) that each row is called."""
+        return predict_classes(predictions, threshold)
+
     def strata(self, outcomes: Outcomes) -> IntArray:
         """Returns the classes (n,)."""
         return np.asarray(outcomes, dtype=np.int64)
@@ -125,7 +129,7 @@ class ClassMeasures:
     def cells(self, outcomes: Outcomes, predictions: FloatArray, threshold: float) -> list[list[str]]:
         """Returns outcome, probabilities and predicted class of each row."""
         names = [*self.classes, ""]  # UNKNOWN is -1: the last name
-        called = predict_classes(predictions, threshold).tolist()
+        called = self.called(predictions, threshold).tolist()
         rows = zip(outcomes.tolist(), predictions.tolist(), called, strict=True)
         return [[names[outcome], *(f"{p:.8f}" for p in said), names[code]] for outcome, said, code in rows]
 
@@ -180,6 +184,12 @@ def _survival(task: Task) -> Measures:
     return SurvivalMeasures()
 
 
+def _ordinal(task: Task) -> Measures:
+    from fusionkit.evaluation.ordinal import OrdinalMeasures
+
+    return OrdinalMeasures(task.classes)
+
+
 def _multi_label(task: Task) -> Measures:
     from fusionkit.evaluation.multi_label import MultiLabelMeasures
 
@@ -195,6 +205,7 @@ def _regression(task: Task) -> Measures:
 _MEASURES: Mapping[str, Callable[[Task], Measures]] = {
     "classification": lambda task: ClassMeasures(task.classes),
     "survival": _survival,
+    "ordinal": _ordinal,
     "multi_label": _multi_label,
     "regression": _regression,
 }

@@ -48,7 +48,8 @@ class RegressionMeasures(NumberMeasures):
         return [few_subjects_text(str(n_subjects), str(ENOUGH))] if n_subjects < ENOUGH else []
 
 
-def _mean(values: FloatArray, weights: FloatArray) -> FloatArray:
+def mean_under(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Returns (b,) the mean of values (n,) under each row of weights (b, n)."""
     total = weights.sum(axis=1)
     means = np.full(len(weights), np.nan)
     np.divide(weights @ values, total, out=means, where=total > 0)
@@ -59,8 +60,8 @@ def _r2(known: FloatArray, said: FloatArray, weights: FloatArray) -> FloatArray:
     """Returns the share of the variance that is explained, against the mean of the same subjects."""
     # centred first, so that a large mean costs no digits
     known, said = known - _middle(known), said - _middle(known)
-    left = _mean((known - said) ** 2, weights)
-    whole = _mean(known**2, weights) - _mean(known, weights) ** 2
+    left = mean_under((known - said) ** 2, weights)
+    whole = mean_under(known**2, weights) - mean_under(known, weights) ** 2
     return _ratio_to(left, whole, known)
 
 
@@ -77,7 +78,7 @@ def _ratio_to(left: FloatArray, whole: FloatArray, known: FloatArray) -> FloatAr
 
 
 def _rmse(known: FloatArray, said: FloatArray, weights: FloatArray) -> FloatArray:
-    return np.sqrt(_mean((known - said) ** 2, weights))
+    return np.sqrt(mean_under((known - said) ** 2, weights))
 
 
 def _spearman(known: FloatArray, said: FloatArray, weights: FloatArray) -> FloatArray:
@@ -106,7 +107,7 @@ def _ranks(values: FloatArray, weights: FloatArray) -> FloatArray:
 
 _METRICS: Mapping[str, Callable[[FloatArray, FloatArray, FloatArray], FloatArray]] = {
     "r2": _r2,
-    "mae": lambda known, said, weights: _mean(np.abs(known - said), weights),
+    "mae": lambda known, said, weights: mean_under(np.abs(known - said), weights),
     "rmse": _rmse,
     "spearman": _spearman,
 }

@@ -29,11 +29,12 @@ def check_task(recipe: Recipe, classes: Sequence[str], head: PartPlan | None, fi
         findings: Where problems go.
     """
     kind = recipe.task.kind
-    if kind in WITH_CLASSES and len(classes) < 2:
+    least = 3 if kind == "ordinal" else 2
+    if kind in WITH_CLASSES and len(classes) < least:
         findings.add(
             ("task",),
-            f"{kind} predicts one of the source's classes, and it names {len(classes)}. "
-            "Name the source's `outcome` and `classes`, or set another task.kind.",
+            f"{kind} needs {least} classes or more, and the source names {len(classes)}. "
+            "Name them in the source, or set another task.kind.",
         )
     if head is not None and isinstance(head.card, HeadSpec):
         if not head.card.can_do(kind):

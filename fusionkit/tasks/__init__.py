@@ -38,4 +38,6 @@ def make_task(
         from fusionkit.tasks.multi_label import MultiLabel
 
         return MultiLabel(node)
-    raise NotImplementedError(node.kind)
+    from fusionkit.tasks.ordinal import Ordinal
+
+    return Ordinal(classes)
