@@ -506,3 +506,28 @@ def test_a_content_key_that_is_no_digest_is_named(manifest):
     reader = ModalityReader("image", manifest, Text(AUGMENTED, ("picture",)), 0)
     with pytest.raises(PluginError, match=r"^image\.encoder: content_key gives str, and 32 bytes or None"):
         reader.key(0)
+
+
+def test_a_balanced_epoch_has_as_many_rows_of_every_class_and_as_many_in_all():
+    classes = np.array([0] * 16 + [1] * 5 + [2] * 2)
+    units = make_units(np.arange(100, 123), 2)
+    for epoch in range(3):
+        order = epoch_order(units, 1, epoch, classes=classes)
+        assert len(order) == len(units)
+        rows, times = np.unique(order.rows, return_counts=True)
+        of_class = np.bincount(classes[rows - 100], times / 2)
+        assert sorted(of_class.tolist()) == [7, 8, 8]
+        # both views of a row are always there together, and no row of a class comes twice more than another
+        assert not (times % 2).any()
+        spread = [np.ptp(times[classes[rows - 100] == c]) // 2 for c in (1, 2)]
+        assert max(spread) <= 1
+
+
+def test_a_balanced_epoch_follows_seed_and_epoch_alone():
+    classes, units = np.array([0, 0, 0, 0, 0, 1]), make_units(range(6), 1)
+    first = [epoch_order(units, 1, epoch, classes=classes).rows.tolist() for epoch in range(4)]
+    again = [epoch_order(units, 1, epoch, classes=classes).rows.tolist() for epoch in range(4)]
+    assert first == again
+    assert len({tuple(sorted(rows)) for rows in first}) > 1
+    assert {row for rows in first for row in rows} == set(range(6))
+    assert all(rows.count(5) == 3 for rows in first)

@@ -74,16 +74,34 @@ def make_units(rows: Sequence[int] | NDArray[np.int64], n_views: int, n_draws: i
     )
 
 
-def epoch_order(units: Units, seed: int, epoch: int, *, in_blocks: bool = True) -> Units:
+def epoch_order(
+    units: Units,
+    seed: int,
+    epoch: int,
+    *,
+    in_blocks: bool = True,
+    classes: NDArray[np.int64] | None = None,
+) -> Units:
     """Returns an epoch's order, a pure function of seed and epoch; the draws move on with the epoch.
 
     Rows are shuffled whole, then the units of some neighbouring rows among themselves: all views of a row
     stay close, so that it is decoded once. Without blocks all units are shuffled, for what is not decoded.
+
+    Args:
+        units: Every view and draw of the rows, row by row.
+        seed: All randomness derives from it and the epoch.
+        epoch: Which.
+        in_blocks: Whether views of a row stay close.
+        classes: (n rows,) the class of each row, to have as many rows of every class: some of them several
+            times, others not in this epoch, and as many in all.
     """
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     n_rows, per_row = _shape(units)
     n_draws = int(units.draws.max(initial=0)) + 1
-    order = rng.permutation(n_rows)[:, None] * per_row + np.arange(per_row)
+    order = rng.permutation(n_rows)
+    if classes is not None:
+        order = _balanced_rows(classes, rng)[order]
+    order = order[:, None] * per_row + np.arange(per_row)
     blocks = []
     rows_per_block = max(1, BLOCK // per_row if in_blocks and per_row > 1 else n_rows)
     for start in range(0, n_rows, rows_per_block):
@@ -91,6 +109,21 @@ def epoch_order(units: Units, seed: int, epoch: int, *, in_blocks: bool = True) 
         blocks.append(rng.permutation(block))
     shuffled = units.take(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.int64))
     return Units(shuffled.rows, shuffled.views, shuffled.draws + epoch * n_draws)
+
+
+def _balanced_rows(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns n places of rows, as many of each class as of any other, or one more.
+
+    Within a class every row comes as often as any other, or once more.
+    """
+    present = rng.permutation(np.unique(classes))  # who gets one more is drawn anew
+    shares = np.arange(len(classes) + len(present) - 1, len(classes) - 1, -1) // len(present)
+    chosen = []
+    for name, share in zip(present, shares, strict=True):
+        members = np.flatnonzero(classes == name)
+        times, rest = divmod(int(share), len(members))
+        chosen += [np.tile(members, times), rng.permutation(members)[:rest]]
+    return np.concatenate(chosen)
 
 
 def _shape(units: Units) -> tuple[int, int]:

@@ -80,7 +80,9 @@ class Supervised:
         self.weights = row_weights(experiment, options, step.rows)
         self.units = make_units(step.rows, n_views[0], experiment.n_draws(stored))
         self.validation = make_units(step.validation, n_views[1])
-        self.task = experiment.task.fitted(experiment.targets(step.rows))
+        outcomes = experiment.targets(step.rows)
+        self.task = experiment.task.fitted(outcomes)
+        self.balanced = outcomes if options.sampling == "balanced" else None
         rows = [*step.rows, *step.validation]
         self.place = {int(row): index for index, row in enumerate(rows)}
         targets = torch.from_numpy(experiment.targets(rows))
@@ -88,7 +90,9 @@ class Supervised:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yields an epoch's batches of training units."""
-        order = epoch_order(self.units, self.step.seed, epoch, in_blocks=bool(self.raw))
+        order = epoch_order(
+            self.units, self.step.seed, epoch, in_blocks=bool(self.raw), classes=self.balanced
+        )
         return self._batches(order, self.options.batch_size, True)
 
     def _batches(self, units: Units, size: int, training: bool) -> Iterator[Batch]:
