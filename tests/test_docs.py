@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 import fusionkit
 from fusionkit.cli import COMMANDS
-from fusionkit.recipe import schema
+from fusionkit.recipe import schema, task_nodes
 from fusionkit.recipe.load import load_recipe, load_text
 from fusionkit.recipe.sweep import Sweep, VariantNode
 from fusionkit.registry import Registry
@@ -35,7 +35,7 @@ PAGES = [
 ]
 NODES = [
     value
-    for value in vars(schema).values()
+    for value in {**vars(schema), **vars(task_nodes)}.values()
     if isinstance(value, type) and issubclass(value, schema.Node) and value is not schema.Node
 ]
 for config in (fusionkit.ColumnSpec, ManifestOptions):
@@ -191,7 +191,7 @@ def test_the_readmes_recipe_without_weights_needs_the_stage_that_the_readme_give
 def test_predictions_have_the_columns_that_the_readme_lists():
     from fusionkit.predict import Answers
 
-    header = Answers(("<class>",), False, []).to_csv().strip().split(",")
+    header = Answers(("<class>",), False, [], columns=("probability_<class>",)).to_csv().strip().split(",")
     assert (
         re.findall(r"^\| `([a-z_<>]+)` \| ", section_of("README.md", "| column | what |"), re.MULTILINE)
         == header

@@ -99,7 +99,9 @@ def test_all_of_a_files_mistakes_are_said_at_once(folder, toy_registry):
         "('Widths').",
         "sweep.yaml:3: metrics: no such key ('accuracy'). Did you mean 'metric'? Known: base, curve, "
         "description, metric, name, overrides, reference, roc, seeds, variants.",
-        "sweep.yaml:4: metric: must be 'roc_auc', 'accuracy', 'sensitivity' or 'specificity' ('auc').",
+        "sweep.yaml:4: metric: must be 'roc_auc', 'accuracy', 'sensitivity', 'specificity', "
+        "'average_precision', 'concordance', 'quadratic_kappa', 'rank_error', 'r2', 'mae', 'rmse' or "
+        "'spearman' ('auc').",
         "sweep.yaml:6: variants[0].paper.accuracy: must be at most 1 (92.9).",
     ]
 

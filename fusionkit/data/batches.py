@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fusionkit.data.manifest import Manifest
+from fusionkit.data.sampling import balanced_rows
 from fusionkit.data.tables import TabularInput
 from fusionkit.data.threads import map_in_threads
 from fusionkit.errors import DataError, FusionkitError, PluginError, is_out_of_memory, one_line
@@ -100,7 +101,7 @@ def epoch_order(
     n_draws = int(units.draws.max(initial=0)) + 1
     order = rng.permutation(n_rows)
     if classes is not None:
-        order = _balanced_rows(classes, rng)[order]
+        order = balanced_rows(classes, rng)[order]
     order = order[:, None] * per_row + np.arange(per_row)
     blocks = []
     rows_per_block = max(1, BLOCK // per_row if in_blocks and per_row > 1 else n_rows)
@@ -109,21 +110,6 @@ def epoch_order(
         blocks.append(rng.permutation(block))
     shuffled = units.take(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.int64))
     return Units(shuffled.rows, shuffled.views, shuffled.draws + epoch * n_draws)
-
-
-def _balanced_rows(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Returns n places of rows, as many of each class as of any other, or one more.
-
-    Within a class every row comes as often as any other, or once more.
-    """
-    present = rng.permutation(np.unique(classes))  # who gets one more is drawn anew
-    shares = np.arange(len(classes) + len(present) - 1, len(classes) - 1, -1) // len(present)
-    chosen = []
-    for name, share in zip(present, shares, strict=True):
-        members = np.flatnonzero(classes == name)
-        times, rest = divmod(int(share), len(members))
-        chosen += [np.tile(members, times), rng.permutation(members)[:rest]]
-    return np.concatenate(chosen)
 
 
 def _shape(units: Units) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def texts_of(manifest: Manifest, column: str, rows: Any = None) -> list[str | No
     return [None if text is None or text in missing else text.strip() for text in chosen.to_list()]
 
 
-class OutcomeCells:
+class OutcomeCells(ABC):
     """What tasks have in common whose outcome is in cells: numbers (n, k), NaN where unknown.
 
     A task says how a row is read; `groups` has one name unless it says otherwise.
@@ -75,9 +76,9 @@ class OutcomeCells:
     columns: tuple[str, ...]
     groups: tuple[str, ...]
 
+    @abstractmethod
     def parse(self, manifest: Manifest, texts: Sequence[str | None]) -> tuple[list[float], list[str]]:
         """Returns a row's numbers, and what is wrong with its cells, each as `column: sentence`."""
-        raise NotImplementedError
 
     def group(self, outcome: Any) -> int:
         """Returns 0 where any number is known, else -1."""

@@ -35,8 +35,6 @@ from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
 from fusionkit.training.memory import Portions, count_rows, take_rows
 
-OF_TASK = "task."
-"""Begins the names of what the task took from the training rows of a stage, in the stage's artefact."""
 N_SHARED_MODULES = 24
 """How many frozen instances are kept; the least recently used goes first."""
 
@@ -138,25 +136,10 @@ class Experiment:
         """Returns the outcomes of rows: class indices (n,), or numbers (n, k)."""
         return self.task.targets(self.manifest, rows)
 
-    def rescale(self, logits: NDArray[np.float32], origin: Origin) -> NDArray[np.float32]:
-        """Brings what a model says, (n, views, output_dim), to the outcome's scale on its training rows.
-
-        Args:
-            logits: What it says.
-            origin: Of its head, or of whatever else gives the logits.
-        """
-        if not self.task.is_scaled or not origin.is_learned:
-            return logits
-        tensors = self._artefact(origin.address).tensors
-        state = {
-            name.removeprefix(OF_TASK): tensor for name, tensor in tensors.items() if name.startswith(OF_TASK)
-        }
-        return self.task.rescale(logits, state) if state else logits
-
     def restore(self, module: nn.Module, path: str, origin: Origin) -> None:
         """Loads a part's tensors from the artefact that learned it; IntegrityError if they do not fit."""
         prefix = f"{path}."
-        tensors = self._artefact(origin.address).tensors
+        tensors = self.artefact(origin.address).tensors
         state = {name: tensors[prefix + name] for name in module.state_dict() if prefix + name in tensors}
         try:
             module.load_state_dict(state)
@@ -166,7 +149,8 @@ class Experiment:
                 f"{path}: artefact {origin.address[:12]} does not fit the recipe ({reason})."
             ) from None
 
-    def _artefact(self, address: str) -> Artefact:
+    def artefact(self, address: str) -> Artefact:
+        """Returns what a stage learned; raises IntegrityError where it is not there."""
         load = self.shared.artefacts or self.store.load
         artefact = load(address)
         if artefact is None:

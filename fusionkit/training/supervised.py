@@ -24,12 +24,14 @@ from fusionkit.model import ModalityBatch
 from fusionkit.recipe.schema import SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
 from fusionkit.training.dropout import ModalityDropout
-from fusionkit.training.experiment import OF_TASK, Experiment, Feed, Origin
+from fusionkit.training.experiment import Experiment, Feed, Origin
 from fusionkit.training.train import Loop, run_loop
 
 if TYPE_CHECKING:
     from fusionkit.training.stages import Step
 
+OF_TASK = "task."
+"""Begins the names of what the task keeps of a stage's training rows, in the stage's artefact."""
 EVAL_BATCH = 256
 RAW_EVAL_BATCH = 32
 """Where files go through an encoder: the default of a training batch, so that they fit where that does."""
@@ -262,7 +264,24 @@ def predict_logits(
             check_model_alone(experiment, model, make, compute, index, logits)
             out[index] = logits.cpu().numpy()
     said = out.reshape(len(rows), n_views, experiment.task.output_dim)
-    return experiment.rescale(said, origins["head"])
+    return rescale(experiment, said, origins["head"])
+
+
+def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin) -> NDArray[np.float32]:
+    """Brings what a model says, (n, views, output_dim), to the outcome's scale on its training rows.
+
+    Args:
+        experiment: Whose task it is.
+        logits: What the model says.
+        origin: Where its head comes from, or what else gives the logits.
+    """
+    if not experiment.task.is_scaled or not origin.is_learned:
+        return logits
+    tensors = experiment.artefact(origin.address).tensors
+    state = {
+        name.removeprefix(OF_TASK): tensor for name, tensor in tensors.items() if name.startswith(OF_TASK)
+    }
+    return experiment.task.rescale(logits, state) if state else logits
 
 
 def mean_of_members(
