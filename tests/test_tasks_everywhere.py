@@ -1,0 +1,190 @@
+"""Every task through what surrounds it: sweeps, pretraining, early stopping, splits, tables of one's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from command_line import call
+from sklearn.metrics import r2_score
+from task_runs import HERE, load, places_in, run_task, tell
+from task_toys import RECIPE, truth
+
+from fusionkit.data.splits import make_folds
+from fusionkit.errors import DataError, RecipeError
+from fusionkit.prepare import prepare
+from fusionkit.recipe.schema import FoldSplit, HoldoutSplit
+from fusionkit.recipe.sweep import load_sweep
+from fusionkit.recipe.task_nodes import SHOWN
+from fusionkit.registry import Registry
+from fusionkit.sweep import run_experiments
+from fusionkit.sweep_report import build_table, label_of
+from fusionkit.sweep_tables import table_csv, table_markdown, table_text
+
+TASKS = {
+    "ordinal": "{kind: ordinal}",
+    "multi_label": "{kind: multi_label, columns: [likes, rare]}",
+    "regression": "{kind: regression, column: score}",
+    "survival": "{kind: survival, time: months, event: died}",
+}
+SWEEP = """\
+name: both
+base: task.yaml
+overrides: {evaluation.resamples: 100, training.threads: 1, evaluation.missing: {two: [0.5]}}
+reference: one alone
+VARIANTS
+variants:
+  - {name: one alone, model: one}
+  - {name: fused}
+"""
+
+
+def load_both(folder, task, more=""):
+    (folder / "task.yaml").write_text(RECIPE.replace("TASK", task))
+    (folder / "sweep.yaml").write_text(SWEEP.replace("VARIANTS", more))
+    registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
+    return load_sweep(folder / "sweep.yaml", registry, data_root=folder), registry
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_sweep_compares_by_the_tasks_first_metric(kind, tmp_path):
+    loaded, registry = load_both(tmp_path, TASKS[kind])
+    recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
+    entry = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry
+    assert (entry["task"], entry["metric"]) == (kind, SHOWN[kind][0])
+    one, fused = entry["rows"]
+    assert tuple(fused["subject"]) == SHOWN[kind]
+    assert one["subject"][entry["metric"]]["value"] < fused["subject"][entry["metric"]]["value"]
+    assert fused["difference"]["low"] > 0
+    heads = table_csv(entry).splitlines()[0].split(",")
+    assert set(SHOWN[kind]) <= set(heads)
+    assert "| one alone |" in table_markdown(entry)
+    assert "one alone" in table_text(entry)
+
+
+def test_a_curve_over_missing_cells_is_of_the_tasks_metric(tmp_path):
+    (tmp_path / "task.yaml").write_text(RECIPE.replace("TASK", TASKS["survival"]))
+    lines = SWEEP.replace("VARIANTS", "curve: two").replace("reference: one alone\n", "").splitlines()
+    (tmp_path / "sweep.yaml").write_text("\n".join(line for line in lines if "model: one" not in line))
+    registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
+    loaded = load_sweep(tmp_path / "sweep.yaml", registry, data_root=tmp_path)
+    recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
+    rows = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry["rows"]
+    assert [row["missing"] for row in rows] == [0, 0.5]
+    assert rows[1]["subject"]["concordance"]["value"] < rows[0]["subject"]["concordance"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ("metric: roc_auc", "metric: no metric of the task survival ('roc_auc'). Known: concordance."),
+        ("metric: r2", "metric: no metric of the task survival ('r2'). Known: concordance."),
+    ],
+)
+def test_a_sweep_compares_by_no_other_tasks_metric(more, problem, tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load_both(tmp_path, TASKS["survival"], more)
+    assert [text.split(": ", 1)[1] for text in caught.value.problems] == [problem]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_an_encoder_pretrains_on_every_task(kind, tmp_path):
+    stages = (
+        "stages=[{name: learn, pretrain: one.encoder, epochs: 30, learning_rate: 0.05}, "
+        "{name: fuse, train: [head, two.encoder], epochs: 20, learning_rate: 0.03}]"
+    )
+    models = run_task(tmp_path, TASKS[kind], stages).report["models"]
+    main = SHOWN[kind][0]
+    alone, pretrained = (models[name]["subject"][main]["value"] for name in ("one", "one_pretrained"))
+    assert pretrained == pytest.approx(alone, abs=0.12)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_stops_early_on_its_own_loss(kind, tmp_path):
+    words = ["stages.fuse.early_stopping=3", "stages.fuse.epochs=200", "split.validation=0.25"]
+    loaded, _ = load(TASKS[kind], *words)
+    run_task(tmp_path, TASKS[kind], *words, "evaluation.modalities_alone=false")
+    prepared = prepare(loaded, places_in(tmp_path), tell)
+    assert prepared.folds[0].validation
+
+
+def test_initialisations_are_averaged_on_the_outcomes_scale(tmp_path):
+    report = run_task(tmp_path, TASKS["regression"], "seeds=2").report
+    known = truth(0, 160)
+    ceiling = r2_score(known["score"], 500 + 100 * known["hazard"])
+    assert report["models"]["fused"]["subject"]["r2"]["value"] == pytest.approx(ceiling, abs=0.05)
+
+
+def folds_of(split, codes, groups, needed):
+    subjects = [f"p{i}" for i in range(len(codes))]
+    names = [groups[code] for code in codes]
+    manifest = type("M", (), {})()
+    manifest.samples = manifest.subjects = subjects
+    manifest.outcomes, manifest.classes = names, groups
+    manifest.__class__.__len__ = lambda self: len(subjects)
+    return make_folds(split, manifest, dict(zip(subjects, names, strict=True)), 0, needed)
+
+
+def test_events_are_dealt_evenly_and_nobody_needs_to_be_censored():
+    groups, needed = ("censored", "event"), ("event",)
+    codes = [1] * 10 + [0] * 3
+    for fold in folds_of(FoldSplit(scheme="folds", folds=5), codes, groups, needed):
+        assert sum(codes[row] for row in fold.test) == 2
+    folds_of(HoldoutSplit(scheme="holdout"), [1] * 6, groups, needed)
+    with pytest.raises(DataError) as caught:
+        folds_of(HoldoutSplit(scheme="holdout"), [0] * 6, groups, needed)
+    assert list(caught.value.problems) == [
+        "split: there is no event subject (6 subjects with a known outcome). "
+        "Every class must be there: event."
+    ]
+
+
+TABLE = """\
+name: own
+source:
+  use: manifest
+  table: rows.csv
+  subject: patient
+  outcome: null
+  columns: {age: {kind: numeric}, died: {kind: binary, values: [alive, dead], missing: [unknown]}}
+task: {kind: survival, time: months, event: died}
+modalities: {record: {encoder: {use: structured}}}
+head: {use: concat_mlp, hidden: [4]}
+stages:
+  - {name: read, fit: [record.encoder]}
+  - {name: learn, train: [head], epochs: 20, batch_size: 64, learning_rate: 0.02}
+split: {scheme: holdout, test: 0.5}
+evaluation: {resamples: 100}
+"""
+
+
+def test_a_table_of_ones_own_needs_neither_classes_nor_declared_outcomes(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    ages = rng.uniform(30, 90, 80)
+    months = rng.exponential(100 * np.exp(-(ages - 60) / 10))
+    rows = [
+        f"p{i},{age:.0f},{month:.2f},{'dead' if month < 60 else 'alive'}"
+        for i, (age, month) in enumerate(zip(ages, months, strict=True))
+    ]
+    rows[0] = "p0,50,,unknown"
+    (tmp_path / "rows.csv").write_text("\n".join(["patient,age,months,died", *rows]) + "\n")
+    (tmp_path / "own.yaml").write_text(TABLE)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, "validate", "own.yaml", "--data-root", ".")
+    assert (code, err) == (0, "")
+    assert "  task     survival: months, died\n" in out
+    code, out, err = call(capsys, "run", "own.yaml", "--data-root", ".", "-q")
+    assert code == 0, err
+    assert "concordance" in out
+    report = json.loads(next(tmp_path.glob("runs/own/latest/report.json")).read_text())
+    assert report["models"]["record"]["subject"]["concordance"]["value"] > 0.75
+    with next(tmp_path.glob("runs/own/latest/predictions.csv")).open() as file:
+        assert all(row["subject"] != "p0" for row in csv.DictReader(file))
+    code, out, err = call(capsys, "predict", "runs/own/latest", "rows.csv", "--id", "patient", "-q")
+    assert code == 0, err
+    assert out.splitlines()[0] == "sample,log_hazard,model,missing,simulated"
+    code, out, err = call(capsys, "data", "audit", "own.yaml", "--data-root", ".")
+    assert code == 0, err
+    assert "event" in out
