@@ -43,7 +43,10 @@ class SourceContext:
 
 
 class Source(Protocol):
-    """Yields the manifest: one row per sample. Schema and classes are known before any data are read."""
+    """Yields the manifest: one row per sample. Schema and classes are known before any data are read.
+
+    Classes may be none, where the outcome is in columns that a recipe's task names.
+    """
 
     schema: Mapping[str, ColumnSpec]
     classes: tuple[str, ...]

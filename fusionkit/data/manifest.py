@@ -28,7 +28,8 @@ class Manifest:
         cells: One text column per entry of `schema`, null where the cell is blank. Extra columns are kept for
             splits and reports.
         schema: What each column may hold.
-        classes: Class names, in the order of the model's outputs; the last one is the positive class.
+        classes: Class names, in the order of the model's outputs; the last one is the positive class. None
+            where the outcome is in columns that a recipe's task names.
         root: Folder that the paths in `file` columns resolve under.
         is_simulated: Whether any of it was simulated; then everything that comes out says so.
         subject_outcomes: The patient's own outcome, row by row, where the data give it.

@@ -19,7 +19,7 @@ LABELS = {
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
-    "average_precision": "precision",
+    "average_precision": "AP",
     "concordance": "concordance",
     "quadratic_kappa": "kappa",
     "rank_error": "rank error",

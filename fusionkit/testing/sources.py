@@ -21,8 +21,8 @@ def check_known_before_reading(case: Case) -> None:
     schema, classes = source.schema, source.classes
     is_schema = bool(schema) and all(isinstance(spec, ColumnSpec) for spec in schema.values())
     require(case, is_schema, "its `schema` does not map columns to ColumnSpec.")
-    is_right = isinstance(classes, tuple) and len(set(classes)) == len(classes) >= 2
-    require(case, is_right, f"its `classes` are not a tuple of two names or more ({classes!r}).")
+    is_right = isinstance(classes, tuple) and len(set(classes)) == len(classes) != 1
+    require(case, is_right, f"its `classes` are not a tuple of two names or more, or none ({classes!r}).")
     is_said = isinstance(source.simulated, bool)
     require(case, is_said, f"its `simulated` is no truth value ({source.simulated!r}).")
     require(case, not list(case.folder.iterdir()), "writes files before it is asked to read.")
