@@ -1,4 +1,4 @@
-"""The recipe of another disease on its real rows: nearly empty columns, three modalities, nothing but finite."""
+"""The recipe of another disease on its real rows: nearly empty columns, three modalities, finite numbers."""
 
 from __future__ import annotations
 
