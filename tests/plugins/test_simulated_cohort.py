@@ -13,6 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fusionkit import Manifest, SourceContext
+from fusionkit.prepare import Places
+from fusionkit.recipe.load import load_recipe
+from fusionkit.registry import Registry
+from fusionkit.run import run
 from fusionkit_pathoemr import fusionkit_components
 from fusionkit_pathoemr.design import draw_subjects
 from fusionkit_pathoemr.lesion import LesionStyle
@@ -261,6 +265,47 @@ def test_the_ceiling_of_survival_is_harrells_concordance():
         right += eta[0] > eta[1]
     assert ceilings(chosen)["all"] == pytest.approx(right / total)
     assert 0.75 < right / total < 0.95
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def run_recipe(name, folder, *overrides):
+    registry = Registry.discover()
+    loaded = load_recipe(RECIPES / f"{name}.yaml", registry, overrides)
+    places = Places(folder / "data", folder / "store", folder / "runs")
+    return loaded, run(loaded, registry, places, lambda event, data: None).report
+
+
+def test_the_survival_recipe_runs_and_says_that_it_is_simulated(tmp_path):
+    small = ["source.subjects=40", "source.fresh_subjects=30", "source.vectors.width=30"]
+    small += ["modalities.genes.encoder.width=30", "stages.raise_record.epochs=2", "stages.fuse.epochs=2"]
+    _, report = run_recipe("survival_omics", tmp_path, *small)
+    assert report["simulated"] is True
+    assert set(report["models"]) == {"fused", "genes", "record"}
+    for model in report["models"].values():
+        assert 0 <= model["subject"]["concordance"]["value"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("name", "metric", "shown"),
+    [
+        ("cervical_dysplasia", "roc_auc", {"image": "image", "record": "record"}),
+        ("survival_omics", "concordance", {"genes": "vectors", "record": "record"}),
+    ],
+)
+def test_a_recipe_comes_near_its_ceilings_and_fusion_adds_to_each_modality(tmp_path, name, metric, shown):
+    loaded, report = run_recipe(name, tmp_path)
+    best = ceilings(loaded.source.options)
+    reached = {model: each["subject"][metric]["value"] for model, each in report["models"].items()}
+    print("ceilings", best, "reached", reached)
+    for model, seen in {"fused": "all", **shown}.items():
+        # the half of what is above chance, and no more than the ceiling
+        assert 0.5 + 0.5 * (best[seen] - 0.5) < reached[model] < best[seen]
+    gains = {gain["b"]: gain for gain in report["differences"] if gain["metric"] == metric}
+    assert all(gains[model]["low"] > 0 for model in shown), gains
 
 
 # what is refused
