@@ -19,7 +19,7 @@ from fusionkit import RecipeError, cli
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
 
-MOST = {"installs": 2, "needs a network": 1, "takes long": 1}
+MOST = {"installs": 2, "needs a network": 1, "needs real data": 1, "takes long": 1}
 """Why a block is not run -> how many blocks may say so."""
 LANGUAGES = {"csv", "python", "sh", "text", "toml", "yaml"}
 PROGRAMS = re.compile(r"^\s*(\.venv/bin/)?(fusionkit|python3?|make|pip|pytest|source|git|cd) ", re.MULTILINE)

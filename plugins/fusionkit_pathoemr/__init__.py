@@ -1,4 +1,4 @@
-"""Sources of Yan et al. 2021: the released PathoEMR data, and a simulated cohort in its likeness."""
+"""Sources: the released PathoEMR data, a simulated cohort in its likeness, and cohorts of other diseases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from fusionkit import Source, SourceSpec, hookimpl
 from fusionkit_pathoemr.options import PathoemrOptions, SampleOptions
 from fusionkit_pathoemr.schema import FIELDS
+from fusionkit_pathoemr.simulated_options import SimulatedOptions
 
 
 def _build_released(config: PathoemrOptions) -> Source:
@@ -33,9 +34,38 @@ def _build_sample(config: SampleOptions) -> Source:
     return SampleSource(config)
 
 
+def _build_simulated(config: SimulatedOptions) -> Source:
+    from fusionkit_pathoemr.simulated import SimulatedSource
+
+    return SimulatedSource(config)
+
+
+_SMALL_RECORD = {
+    "age": {"kind": "numeric", "shows": "risk", "slope": 0.3, "mean": 40, "deviation": 12, "range": [15, 95]},
+    "grade": {"kind": "ordinal", "shows": "risk", "slope": 1, "values": ["a", "b"], "shares": [0.7, 0.3]},
+}
+_SMALL = (
+    {
+        "subjects": 6,
+        "samples_per_subject": [1, 2],
+        "weights": {"lesion": 2, "risk": 1},
+        "classes": {"low": 0.5, "middle": 0.3, "high": 0.2},
+        "record": _SMALL_RECORD,
+        "image": {"shows": "lesion", "width": 24, "height": 24},
+    },
+    {
+        "subjects": 6,
+        "weights": {"genes": 1, "risk": 1},
+        "survival": {},
+        "record": _SMALL_RECORD,
+        "vectors": {"shows": "genes", "width": 12, "signal": 3},
+    },
+)
+
+
 @hookimpl
 def fusionkit_components() -> Sequence[SourceSpec]:
-    """Returns the cards of both sources."""
+    """Returns the cards of the sources."""
     return (
         SourceSpec(
             name="pathoemr",
@@ -53,5 +83,13 @@ def fusionkit_components() -> Sequence[SourceSpec]:
             config=SampleOptions,
             examples=(SampleOptions(patients=6, images_per_patient=1, width=32, height=24),),
             build=_build_sample,
+        ),
+        SourceSpec(
+            name="simulated_cohort",
+            summary="A simulated cohort of any disease, made on the spot from latents; no patient data.",
+            source="ours, docs/simulated-cohort.md",
+            config=SimulatedOptions,
+            examples=tuple(SimulatedOptions.model_validate(options) for options in _SMALL),
+            build=_build_simulated,
         ),
     )

@@ -19,15 +19,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionkit_pathoemr.fields import Array, Codes, FieldModel
 from fusionkit_pathoemr.schema import FIELDS
-
-Array = NDArray[np.float64]
-Codes = NDArray[np.int64]
 
 MALIGNANT_SHARE = 103 / 185
 CLARITY: Mapping[str, float] = {"both": 0.40, "image": 0.275, "record": 0.20, "neither": 0.125}
@@ -35,43 +32,6 @@ IMAGE_SHIFT = 3.0
 RECORD_SHIFT = 2.5
 GRID = np.linspace(-9.0, 9.0, 181)
 """Values of r that the integral sums over: half a step in the narrowest likelihood, far into every tail."""
-
-
-_NORMAL = NormalDist()
-
-
-@dataclass(frozen=True)
-class FieldModel:
-    """How one field depends on r.
-
-    Args:
-        shares: Probability of each code at r = 0.
-        slope: A number for a graded field: above 0, higher codes go with malignancy. One per code for an
-            unordered field: what each adds to its log odds per unit of r.
-    """
-
-    shares: tuple[float, ...]
-    slope: float | tuple[float, ...]
-
-    def probabilities(self, r: Array) -> Array:
-        """Returns p(code | r). Shape: (k,) -> (codes, k)."""
-        if isinstance(self.slope, tuple):
-            odds = np.log(self.shares)[:, None] + np.outer(self.slope, r)
-            weights = np.exp(odds - odds.max(axis=0))
-            return np.asarray(weights / weights.sum(axis=0))
-        below = [[_NORMAL.cdf(cut - self.slope * float(x)) for x in r] for cut in self._cuts()]
-        return np.diff(np.stack([np.zeros_like(r), *np.asarray(below), np.ones_like(r)]), axis=0)
-
-    def draw(self, r: Array, generator: np.random.Generator) -> Codes:
-        """Draws one code per value of r. Shape: (n,) -> (n,)."""
-        if isinstance(self.slope, tuple):
-            below = np.cumsum(self.probabilities(r), axis=0)[:-1]
-            return np.asarray((generator.random(len(r)) > below).sum(axis=0))
-        graded = self.slope * r + generator.standard_normal(len(r))
-        return np.searchsorted(self._cuts(), graded)
-
-    def _cuts(self) -> list[float]:
-        return [_NORMAL.inv_cdf(share) for share in np.cumsum(self.shares)[:-1]]
 
 
 FIELD_MODELS: Mapping[str, FieldModel] = {
@@ -118,15 +78,21 @@ class Latents:
     codes: Codes
 
 
-def draw(malignant: NDArray[np.bool_], generator: np.random.Generator) -> Latents:
-    """Draws clarity, latents and fields of patients with known diagnoses."""
+def draw_latents(malignant: NDArray[np.bool_], generator: np.random.Generator) -> tuple[Codes, Array, Array]:
+    """Draws clarity and both latents, image and record, of patients with known diagnoses; (n,) each."""
     n = len(malignant)
     clarity = generator.choice(len(CLARITY), size=n, p=list(CLARITY.values()))
     tells_image, tells_record = _tells()
     sign = np.where(malignant, 1.0, -1.0)
     image = sign * IMAGE_SHIFT * tells_image[clarity] + generator.standard_normal(n)
     record = sign * RECORD_SHIFT * tells_record[clarity] + generator.standard_normal(n)
-    codes = np.empty((n, len(FIELDS)), dtype=np.int64)
+    return clarity, image, record
+
+
+def draw(malignant: NDArray[np.bool_], generator: np.random.Generator) -> Latents:
+    """Draws clarity, latents and fields of patients with known diagnoses."""
+    clarity, image, record = draw_latents(malignant, generator)
+    codes = np.empty((len(malignant), len(FIELDS)), dtype=np.int64)
     for j, name in enumerate(FIELDS):
         codes[:, j] = FIELD_MODELS[name].draw(record, generator)
     return Latents(malignant, clarity, image, record, codes)

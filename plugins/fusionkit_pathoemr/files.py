@@ -1,4 +1,4 @@
-"""Draws simulated images into the cache, in several processes; what is there already is never drawn again."""
+"""Makes simulated files in the cache, in several processes; what is there already is never made again."""
 
 from __future__ import annotations
 
@@ -14,65 +14,80 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache as memoize
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
 from fusionkit import FusionkitWarning, ResourceError
-from fusionkit_pathoemr.sample import SimulatedImage
-from fusionkit_pathoemr.tissue import Stain, draw_tissue
+from fusionkit_pathoemr.design import SimulatedFile, Style
 
-GENERATOR = ("cohort.py", "sample.py", "scene.py", "tissue.py", "files.py")
-"""Modules that decide on the pixels: their text is part of the address, so that no stale image is used."""
+GENERATOR = (
+    "cohort.py",
+    "design.py",
+    "fields.py",
+    "files.py",
+    "lesion.py",
+    "profile.py",
+    "sample.py",
+    "scene.py",
+    "simulated.py",
+    "tissue.py",
+)
+"""Modules that decide on the bytes: their text is part of the address, so that no stale file is used."""
 JOURNAL = "digests.json"
 DRAWING = "FUSIONKIT_DRAWING"
 """Set while helper processes draw into the folder that it names."""
 CHUNK = 16
-"""Images that one process draws before it takes the next lot."""
-IMAGES_PER_SLIDE = 3
+"""Files that one process makes before it takes the next lot."""
 WAIT_SECONDS = 2.0
 """How long one waits for another process before saying so."""
 
 Entry = Mapping[str, Any]
 
 
-def store_images(
-    images: Sequence[SimulatedImage], seed: int, size: tuple[int, int], cache: Path, workers: int
+def store_files(
+    files: Sequence[SimulatedFile], style: Style, identity: Mapping[str, Any], cache: Path, workers: int
 ) -> Path:
-    """Returns the folder that holds every image as simulated_<name>.png; draws those that are not there.
+    """Returns the folder that holds every file as simulated_<name><suffix>; makes those that are not there.
 
     A file that is there counts if its sha256 is the one in the journal; one without an entry, from a run that
     was cut off, counts if its checksums hold. No byte depends on `workers` or on what else is asked for.
+
+    Args:
+        files: What they show.
+        style: How that is shown.
+        identity: All that the bytes depend on beside `files` and this code; `source` names the source.
+        cache: Where the folder lies.
+        workers: How many processes make files.
     """
-    folder = cache / _address(seed, size)
+    folder = cache / _address(identity)
     if os.environ.get(DRAWING) == str(
         folder
     ):  # a script without a guard, run again by its own helper process
         raise SystemExit(1)
     folder.mkdir(parents=True, exist_ok=True)
-    # two runs that start together would otherwise draw everything twice
-    with _alone(folder / ".lock"):
+    # two runs that start together would otherwise make everything twice
+    with _alone(folder / ".lock", identity["source"]):
         journal = _read_journal(folder / JOURNAL)
-        known = {image.name: entry for image in images if (entry := _entry(folder, image, journal))}
-        todo = [image for image in images if image.name not in known]
+        known = {file.name: entry for file in files if (entry := _entry(folder, file, style, journal))}
+        todo = [file for file in files if file.name not in known]
         try:
-            for name, entry in _draw_all(todo, folder, size, workers):
+            for name, entry in _make_all(todo, folder, style, workers, identity["source"]):
                 known[name] = entry
         finally:
             if journal | known != journal:
-                _write_journal(folder / JOURNAL, journal | known, size, seed)
+                _write_journal(folder / JOURNAL, journal | known, identity)
     return folder
 
 
 @contextmanager
-def _alone(lock_path: Path) -> Iterator[None]:
+def _alone(lock_path: Path, source: str) -> Iterator[None]:
     lock = FileLock(lock_path)
     try:
         lock.acquire(timeout=WAIT_SECONDS)
     except Timeout:
-        text = f"pathoemr_sample: waiting for another process, which draws these images ({lock_path})."
+        text = f"{source}: waiting for another process, which draws these images ({lock_path})."
         warnings.warn(text, FusionkitWarning, stacklevel=2)
         lock.acquire()
     try:
@@ -81,13 +96,9 @@ def _alone(lock_path: Path) -> Iterator[None]:
         lock.release()
 
 
-def draw_image(image: SimulatedImage, size: tuple[int, int]) -> Image.Image:
-    """Draws one image; it depends on its key, its latent and the size alone."""
-    patient, i = image.key[:-1], image.key[-1]
-    stain = Stain.draw(
-        np.random.default_rng([*patient, 4]), np.random.default_rng([*patient, 5, i // IMAGES_PER_SLIDE])
-    )
-    return draw_tissue(image.latent, image.zoom, *size, stain, np.random.default_rng([*patient, 6, i]))
+def make_file(file: SimulatedFile, style: Style, stream: IO[bytes]) -> None:
+    """Writes one file's bytes."""
+    style.write(file, stream)
 
 
 @memoize
@@ -96,18 +107,18 @@ def _generator() -> str:
     return hashlib.sha256(b"".join((here / name).read_bytes() for name in GENERATOR)).hexdigest()[:16]
 
 
-def _address(seed: int, size: tuple[int, int]) -> str:
-    text = json.dumps({"generator": _generator(), "seed": seed, "width": size[0], "height": size[1]})
-    return "pathoemr_sample-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+def _address(identity: Mapping[str, Any]) -> str:
+    text = json.dumps({"generator": _generator(), **identity}, sort_keys=True)
+    return f"{identity['source']}-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _draw_all(
-    images: Sequence[SimulatedImage], folder: Path, size: tuple[int, int], workers: int
+def _make_all(
+    files: Sequence[SimulatedFile], folder: Path, style: Style, workers: int, source: str
 ) -> Iterator[tuple[str, Entry]]:
-    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     if workers <= 1 or len(chunks) <= 1:
         for chunk in chunks:
-            yield from _draw_chunk(chunk, folder, size)
+            yield from _make_chunk(chunk, folder, style)
         return
     context = multiprocessing.get_context("spawn")
     n = len(chunks)
@@ -116,11 +127,11 @@ def _draw_all(
         with ProcessPoolExecutor(
             min(workers, len(chunks)), mp_context=context, initializer=_end_with_parent
         ) as pool:
-            for entries in pool.map(_draw_chunk, chunks, [folder] * n, [size] * n):
+            for entries in pool.map(_make_chunk, chunks, [folder] * n, [style] * n):
                 yield from entries
     except BrokenProcessPool:
         raise ResourceError(
-            "pathoemr_sample: a process that draws images ended (killed, or the script that calls fusionkit "
+            f"{source}: a process that draws images ended (killed, or the script that calls fusionkit "
             "does not guard its start with `if __name__ == '__main__':`). Mend that, then try again."
         ) from None
     finally:
@@ -139,40 +150,35 @@ def _end_with_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _draw_chunk(
-    images: Sequence[SimulatedImage], folder: Path, size: tuple[int, int]
-) -> list[tuple[str, Entry]]:
-    return [(image.name, _draw_file(image, folder, size)) for image in images]
+def _make_chunk(files: Sequence[SimulatedFile], folder: Path, style: Style) -> list[tuple[str, Entry]]:
+    return [(file.name, _write_file(file, folder, style)) for file in files]
 
 
-def _draw_file(image: SimulatedImage, folder: Path, size: tuple[int, int]) -> Entry:
-    path = _path(folder, image)
+def _write_file(file: SimulatedFile, folder: Path, style: Style) -> Entry:
+    path = folder / file.file_name(style)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        draw_image(image, size).save(file, format="PNG", compress_level=3)
-        file.flush()
-        os.fsync(file.fileno())
+    with temporary.open("wb") as stream:
+        make_file(file, style, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(temporary, path)
     return _describe(path)
-
-
-def _path(folder: Path, image: SimulatedImage) -> Path:
-    return folder / f"simulated_{image.name}.png"
 
 
 def _describe(path: Path) -> Entry:
     return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def _entry(folder: Path, image: SimulatedImage, journal: Mapping[str, Entry]) -> Entry | None:
-    """Returns the journal's entry of a file that can be used, or None where it must be drawn."""
-    path = _path(folder, image)
+def _entry(folder: Path, file: SimulatedFile, style: Style, journal: Mapping[str, Entry]) -> Entry | None:
+    """Returns the journal's entry of a file that can be used, or None where it must be made."""
+    path = folder / file.file_name(style)
     if not path.is_file():
         return None
-    entry = journal.get(image.name)
+    entry = journal.get(file.name)
     if entry is not None:
         return entry if _describe(path) == entry else None
-    return _describe(path) if _is_whole(path) else None
+    # only a picture has checksums of its own
+    return _describe(path) if style.suffix == ".png" and _is_whole(path) else None
 
 
 def _is_whole(path: Path) -> bool:
@@ -193,9 +199,9 @@ def _read_journal(path: Path) -> dict[str, Entry]:
         return {}  # a broken journal vouches for nothing: every image is looked at, or drawn again
 
 
-def _write_journal(path: Path, files: Mapping[str, Entry], size: tuple[int, int], seed: int) -> None:
-    about = "Simulated images; no patient data. Drawn by fusionkit's source pathoemr_sample."
-    journal = {"about": about, "generator": _generator(), "seed": seed, "width": size[0], "height": size[1]}
+def _write_journal(path: Path, files: Mapping[str, Entry], identity: Mapping[str, Any]) -> None:
+    about = f"Simulated files; no patient data. Made by fusionkit's source {identity['source']}."
+    journal = {"about": about, "generator": _generator(), **identity}
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(journal | {"files": dict(sorted(files.items()))}, file, indent=1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fusionkit import ColumnSpec, SourceContext
@@ -11,45 +10,15 @@ from fusionkit_pathoemr.options import SampleOptions
 from fusionkit_pathoemr.schema import CLASSES, COLUMNS, FIELDS, IMAGE
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fusionkit import Manifest
+    from fusionkit_pathoemr.design import Design, Truth
 
 MALIGNANT, PATIENTS = 103, 185
 """Published counts: this many of this many patients are malignant."""
 JITTER = 0.25
 """Standard deviation of one image's latent around its patient's; ours."""
-GROUPS = {"S": "train", "F": "test"}
-"""First letter of a patient's name -> its split."""
-
-
-@dataclass(frozen=True)
-class SimulatedImage:
-    """What is needed to draw one image, and nothing else: it can be sent to another process."""
-
-    name: str
-    key: tuple[int, ...]
-    latent: float
-    zoom: int
-
-
-@dataclass(frozen=True)
-class SimulatedPatient:
-    """One simulated patient.
-
-    Args:
-        name: S0001 in the cohort itself, F0001 among the fresh ones.
-        malignant: The diagnosis.
-        latents: The image's and the record's.
-        clarity: Which modality tells the diagnosis: both, image, record or neither.
-        codes: The 29 fields; -1 where blanked.
-        images: What its images show.
-    """
-
-    name: str
-    malignant: bool
-    latents: tuple[float, float]
-    clarity: str
-    codes: tuple[int, ...]
-    images: tuple[SimulatedImage, ...]
 
 
 class SampleSource:
@@ -64,80 +33,42 @@ class SampleSource:
 
     def read(self, context: SourceContext) -> Manifest:
         """Draws the cohort, and those of its images that are not in the cache yet."""
-        import polars as pl
+        from fusionkit_pathoemr.design import make_manifest
 
-        from fusionkit import Manifest
-        from fusionkit_pathoemr.files import store_images
-
-        cohort = draw_cohort(self.options)
-        images = [image for patient in cohort for image in patient.images]
-        size = (self.options.width, self.options.height)
-        folder = store_images(images, self.options.seed, size, context.cache, context.workers)
-        rows = [(patient, image) for patient in cohort for image in patient.images]
-        outcomes = [CLASSES[patient.malignant] for patient, _ in rows]
-        return Manifest(
-            samples=[f"simulated_{image.name}" for _, image in rows],
-            subjects=[patient.name for patient, _ in rows],
-            outcomes=outcomes,
-            cells=pl.DataFrame(
-                _cells(rows), schema=dict.fromkeys([*COLUMNS, "magnification", "split"], pl.String)
-            ),
-            schema=self.schema,
-            classes=CLASSES,
-            root=folder,
-            is_simulated=True,
-            subject_outcomes=outcomes,
-        )
+        return make_manifest(design_of(self.options), self.schema, context)
 
 
-def draw_cohort(options: SampleOptions) -> list[SimulatedPatient]:
-    """Draws every patient of the cohort, and then the fresh ones, without drawing an image."""
-    counts = zip(GROUPS, (options.patients, options.fresh_patients), strict=True)
-    return [_patient(options, group, i) for group, count in counts for i in range(count)]
+def design_of(options: SampleOptions) -> Design:
+    """Returns the cohort as an instance of the simulator: its truth, its 29 fields, its tissue."""
+    from fusionkit_pathoemr.cohort import FIELD_MODELS
+    from fusionkit_pathoemr.design import Design, Shown
+    from fusionkit_pathoemr.fields import Field
+    from fusionkit_pathoemr.tissue import TissueStyle
 
-
-def _patient(options: SampleOptions, group: str, index: int) -> SimulatedPatient:
-    import numpy as np
-
-    from fusionkit_pathoemr import cohort
-
-    key = (options.seed, list(GROUPS).index(group), index)
-    # it depends on the index alone, so that the share is right at every count and no patient changes
-    malignant = MALIGNANT * (index + 1) // PATIENTS > MALIGNANT * index // PATIENTS
-    drawn = cohort.draw(np.array([malignant]), np.random.default_rng([*key, 0]))
-    blanked = np.random.default_rng([*key, 1]).random(len(FIELDS)) < options.missing
-    name = f"{group}{index + 1:04d}"
-    latents = float(drawn.image[0]), float(drawn.record[0])
-    return SimulatedPatient(
-        name=name,
-        malignant=malignant,
-        latents=latents,
-        clarity=list(cohort.CLARITY)[drawn.clarity[0]],
-        codes=tuple(int(code) for code in np.where(blanked, -1, drawn.codes[0])),
-        images=_images(options.images_per_patient, name, key, latents[0]),
+    per_patient = options.images_per_patient
+    return Design(
+        source="pathoemr_sample",
+        seed=options.seed,
+        counts=(options.patients, options.fresh_patients),
+        per_subject=(per_patient, per_patient) if isinstance(per_patient, int) else per_patient,
+        classes=CLASSES,
+        truth=draw_truth,
+        fields={
+            name: Field("record", FIELD_MODELS[name], spec.values, options.missing)
+            for name, spec in FIELDS.items()
+        },
+        shown={IMAGE: Shown("image", JITTER, TissueStyle(options.width, options.height))},
     )
 
 
-def _images(
-    per_patient: int | tuple[int, int], name: str, key: tuple[int, ...], latent: float
-) -> tuple[SimulatedImage, ...]:
+def draw_truth(index: int, generator: np.random.Generator) -> Truth:
+    """Draws a patient: first the diagnosis, then what image and record have of it."""
     import numpy as np
 
-    least, most = (per_patient, per_patient) if isinstance(per_patient, int) else per_patient
-    count = int(np.random.default_rng([*key, 2]).integers(least, most + 1))
-    images = []
-    for i in range(count):
-        generator = np.random.default_rng([*key, 3, i])
-        shown = latent + JITTER * float(generator.standard_normal())
-        images.append(SimulatedImage(f"{name}_{i + 1:02d}", (*key, i), shown, int(generator.integers(1, 3))))
-    return tuple(images)
+    from fusionkit_pathoemr.cohort import draw_latents
+    from fusionkit_pathoemr.design import Truth
 
-
-def _cells(rows: Sequence[tuple[SimulatedPatient, SimulatedImage]]) -> dict[str, list[str | None]]:
-    cells: dict[str, list[str | None]] = {IMAGE: [f"simulated_{image.name}.png" for _, image in rows]}
-    for j, field in enumerate(FIELDS):
-        codes = [patient.codes[j] for patient, _ in rows]
-        cells[field] = [str(code) if code >= 0 else None for code in codes]
-    cells["magnification"] = [f"{image.zoom}00x" for _, image in rows]
-    cells["split"] = [GROUPS[patient.name[0]] for patient, _ in rows]
-    return cells
+    # it depends on the index alone, so that the share is right at every count and no patient changes
+    malignant = MALIGNANT * (index + 1) // PATIENTS > MALIGNANT * index // PATIENTS
+    _, image, record = draw_latents(np.array([malignant]), generator)
+    return Truth(CLASSES[malignant], {"image": float(image[0]), "record": float(record[0])})

@@ -8,13 +8,16 @@ the diagnosis.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from fusionkit_pathoemr.scene import FIELD, Nuclei, Scene, lay_out
+
+if TYPE_CHECKING:
+    from fusionkit_pathoemr.design import SimulatedFile
 
 Map = NDArray[np.floating[Any]]
 
@@ -25,6 +28,7 @@ DETAIL = 8.0
 """Pixels per tissue unit from which a nucleus has a membrane."""
 LEVEL = 150
 """Grey level of an amount of 1 in a layer of shapes: amounts up to 1.7 fit into 8 bits."""
+IMAGES_PER_SLIDE = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,29 @@ class Stain:
             light=np.clip(0.965 * np.exp(vary(0.012, 1) + vary(0.005, 3)), 0.85, 1.0),
             blur=float(0.2 + 0.35 * slide.random()),
         )
+
+
+@dataclass(frozen=True)
+class TissueStyle:
+    """Images of invented tissue, of one size."""
+
+    width: int
+    height: int
+    suffix = ".png"
+    has_zoom = True
+
+    def write(self, image: SimulatedFile, file: IO[bytes]) -> None:
+        """Draws one image; it depends on its key, its latent and the size alone."""
+        self.draw(image).save(file, format="PNG", compress_level=3)
+
+    def draw(self, image: SimulatedFile) -> Image.Image:
+        """Draws one image."""
+        patient, i = image.key[:-1], image.key[-1]
+        stain = Stain.draw(
+            np.random.default_rng([*patient, 4]), np.random.default_rng([*patient, 5, i // IMAGES_PER_SLIDE])
+        )
+        generator = np.random.default_rng([*patient, 6, i])
+        return draw_tissue(image.latent, image.zoom, self.width, self.height, stain, generator)
 
 
 def atypia(latent: float) -> float:

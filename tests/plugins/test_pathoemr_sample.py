@@ -20,9 +20,11 @@ from pydantic import ValidationError
 
 from fusionkit import FusionkitWarning, Manifest, SourceContext
 from fusionkit_pathoemr import files, fusionkit_components
+from fusionkit_pathoemr.design import SimulatedFile, SimulatedSubject, draw_subjects
 from fusionkit_pathoemr.options import SampleOptions
-from fusionkit_pathoemr.sample import SimulatedImage, draw_cohort
+from fusionkit_pathoemr.sample import design_of
 from fusionkit_pathoemr.schema import COLUMNS, FIELDS
+from fusionkit_pathoemr.tissue import TissueStyle
 
 SMALL = {"patients": 6, "images_per_patient": 2, "width": 32, "height": 24}
 
@@ -31,6 +33,10 @@ def read(cache: Path, workers: int = 1, **options) -> Manifest:
     card = next(card for card in fusionkit_components() if card.name == "pathoemr_sample")
     source = card.build(SampleOptions(**{**SMALL, **options}))
     return source.read(SourceContext(data_root=cache, cache=cache, workers=workers))
+
+
+def draw_cohort(options: SampleOptions) -> list[SimulatedSubject]:
+    return draw_subjects(design_of(options))
 
 
 def digests(manifest: Manifest) -> dict[str, str]:
@@ -48,15 +54,17 @@ def rows(manifest: Manifest) -> dict[str, tuple]:
 def test_the_default_cohort_has_the_papers_shape():
     cohort = draw_cohort(SampleOptions())
     assert len(cohort) == 185
-    assert Counter(patient.malignant for patient in cohort) == {True: 103, False: 82}
-    assert {len(patient.images) for patient in cohort} == {4, 5, 6, 7, 8}
+    assert Counter(patient.truth.outcome for patient in cohort) == {"malignant": 103, "benign": 82}
+    assert {len(patient.samples) for patient in cohort} == {4, 5, 6, 7, 8}
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 40, 100, 370])
 def test_the_malignant_share_is_right_at_every_count(n):
     cohort = draw_cohort(SampleOptions(patients=n, fresh_patients=n, images_per_patient=1))
     for group in "SF":
-        malignant = sum(patient.malignant for patient in cohort if patient.name[0] == group)
+        malignant = sum(
+            patient.truth.outcome == "malignant" for patient in cohort if patient.name[0] == group
+        )
         assert malignant == n * 103 // 185
 
 
@@ -86,7 +94,7 @@ def test_everything_says_that_it_is_simulated(tmp_path):
     assert manifest.is_simulated
     assert all(name.startswith("simulated_") for name in [*manifest.samples, *manifest.cells["image"]])
     assert json.loads((manifest.root / "digests.json").read_text())["about"] == (
-        "Simulated images; no patient data. Drawn by fusionkit's source pathoemr_sample."
+        "Simulated files; no patient data. Made by fusionkit's source pathoemr_sample."
     )
 
 
@@ -96,6 +104,37 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     assert rows(first) == rows(again)
     assert not set(digests(first).values()) & set(digests(other).values())
     assert first.root.name != other.root.name
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"patients": 12, "fresh_patients": 5, "width": 48, "height": 36, "missing": 0.2, "seed": 3},
+            "bbc4a96c28c7a44d1af7238055c1942a73dbadb9fd04fbca099f29cdad60c639",
+        ),
+        (
+            {"patients": 185, "images_per_patient": 1, "width": 32, "height": 24},
+            "19a1bf1b19b3095b20ce9b9c02f229ee278ff7522475c50c46338ba14b0a0f7a",
+        ),
+    ],
+)
+def test_the_cohort_is_the_one_that_the_documents_figures_come_from(tmp_path, options, expected):
+    """Digests of every cell, before the generic simulator took over, when they were first written down."""
+    manifest = read(tmp_path, **options)
+    told = [manifest.samples, manifest.subjects, manifest.outcomes, manifest.subject_outcomes]
+    text = json.dumps([*map(list, told), manifest.cells.columns, manifest.cells.rows()])
+    assert hashlib.sha256(text.encode()).hexdigest() == expected
+
+
+def test_its_images_are_the_same_pixels_as_ever(tmp_path):
+    # pixels, not files: another version of zlib writes the same ones in other bytes
+    manifest = read(tmp_path, seed=3, patients=2)
+    total = hashlib.sha256()
+    for name in manifest.cells["image"]:
+        with Image.open(manifest.root / name) as image:
+            total.update(image.tobytes())
+    assert total.hexdigest() == "b1b4e25db609e19a3849c01760cd33ed88c64056d3875f389870b24bbffdcda8"
 
 
 def test_growing_the_cohort_changes_no_patient_that_is_there(tmp_path):
@@ -134,7 +173,7 @@ def test_the_journal_tells_every_files_digest(tmp_path):
     assert {f"simulated_{name}.png": entry["sha256"] for name, entry in journal["files"].items()} == digests(
         manifest
     )
-    assert (journal["seed"], journal["width"], journal["height"]) == (0, 32, 24)
+    assert (journal["seed"], journal["image"]["width"], journal["image"]["height"]) == (0, 32, 24)
 
 
 def test_what_is_there_is_never_drawn_again(tmp_path, monkeypatch):
@@ -148,17 +187,17 @@ def test_what_is_there_is_never_drawn_again(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_cut_off_is_continued(tmp_path, monkeypatch):
-    def stop(image, size):
+    def stop(image, style, stream):
         if image.name == "S0003_01":
             raise KeyboardInterrupt
-        return draw(image, size)
+        make(image, style, stream)
 
-    draw = files.draw_image
-    monkeypatch.setattr(files, "draw_image", stop)
+    make = files.make_file
+    monkeypatch.setattr(files, "make_file", stop)
     monkeypatch.setattr(files, "CHUNK", 1)
     with pytest.raises(KeyboardInterrupt):
         read(tmp_path)
-    monkeypatch.setattr(files, "draw_image", draw)
+    monkeypatch.setattr(files, "make_file", make)
     drawn = spy(monkeypatch)
     manifest = read(tmp_path)
     assert drawn[0] == "S0003_01"
@@ -212,17 +251,17 @@ def test_the_papers_size_can_be_drawn(tmp_path):
 
 
 def test_a_painter_is_told_the_latent_and_never_the_diagnosis():
-    assert [field.name for field in fields(SimulatedImage)] == ["name", "key", "latent", "zoom"]
+    assert [field.name for field in fields(SimulatedFile)] == ["name", "key", "latent", "zoom"]
 
 
 def test_mean_colours_tell_the_latent():
     """Least squares on six numbers, learned on some patients, read off others."""
     cohort = draw_cohort(SampleOptions(patients=60, images_per_patient=2))
     features = np.array(
-        [np.mean([_colours(image) for image in patient.images], axis=0) for patient in cohort]
+        [np.mean([_colours(image) for image in patient.files["image"]], axis=0) for patient in cohort]
     )
     design = np.column_stack([np.ones(60), features])
-    latent = np.array([patient.latents[0] for patient in cohort])
+    latent = np.array([patient.truth.latents["image"] for patient in cohort])
     weights = np.linalg.lstsq(design[:40], latent[:40], rcond=None)[0]
     assert np.corrcoef(design[40:] @ weights, latent[40:])[0, 1] > 0.85
 
@@ -245,18 +284,18 @@ def test_the_cards_import_neither_numpy_nor_torch():
 
 def spy(monkeypatch) -> list[str]:
     drawn: list[str] = []
-    draw = files.draw_image
+    make = files.make_file
 
-    def record(image, size):
+    def record(image, style, stream):
         drawn.append(image.name)
-        return draw(image, size)
+        make(image, style, stream)
 
-    monkeypatch.setattr(files, "draw_image", record)
+    monkeypatch.setattr(files, "make_file", record)
     return drawn
 
 
 def _colours(image) -> np.ndarray:
-    pixels = np.asarray(files.draw_image(image, (48, 36)), dtype=float) / 255
+    pixels = np.asarray(TissueStyle(48, 36).draw(image), dtype=float) / 255
     return np.concatenate([pixels.mean(axis=(0, 1)), pixels.std(axis=(0, 1))])
 
 
@@ -281,6 +320,7 @@ DRAWS = """
 import sys
 from pathlib import Path
 from fusionkit import SourceContext
+from fusionkit_pathoemr.design import SimulatedFile, SimulatedSubject, draw_subjects
 from fusionkit_pathoemr.options import SampleOptions
 from fusionkit_pathoemr.sample import SampleSource
 
