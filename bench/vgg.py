@@ -71,7 +71,7 @@ def time_extraction(prepared: Prepared, n: int, n_fp32: int, rounds: int) -> dic
             table,
             reader,
             units,
-            lambda raw: encode(experiment, "image", origin, raw),
+            lambda raw, again: encode(experiment, "image", origin, raw, again),
             lambda done, total: None,
             training=False,
             pin=experiment.device.pin,

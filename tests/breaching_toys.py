@@ -147,6 +147,13 @@ FAULTS: Sequence[Fault] = (
         "gives other values for the same rows in another batch.",
     ),
     fault(
+        "check_rows_are_independent",
+        "`collate` takes off the mean of the batch",
+        "picture",
+        "SeesAll",
+        "gives other values for the same rows in another batch.",
+    ),
+    fault(
         "check_state_is_complete",
         "random directions in a buffer that is not saved",
         "fixed",

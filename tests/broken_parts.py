@@ -297,6 +297,12 @@ class _NoDraws(ImageInput):
         self.draws = 0
 
 
+class _SeesAll(ImageInput):
+    def collate(self, items):
+        batch = super().collate(items).float()
+        return (batch - batch.mean()).clamp(0, 255).to(torch.uint8)
+
+
 class _TwiceAView(ImageInput):
     def views(self, *, training):
         return ("whole", "whole")
@@ -348,6 +354,7 @@ class _LoadsCarelessly(ImageInput):
         return super().load(cells, cuts)
 
 
+SeesAll = picture(_SeesAll)
 NoDraws, TwiceAView, NewIdentity = picture(_NoDraws), picture(_TwiceAView), picture(_NewIdentity)
 SetIdentity, KeyOfName, KeyInDigits = picture(_SetIdentity), picture(_KeyOfName), picture(_KeyInDigits)
 LoadsByPlace, LoadsByChance = picture(_LoadsByPlace), picture(_LoadsByChance)

@@ -231,8 +231,9 @@ FORWARD = "def forward(self, x):\n        y = super().forward(x); "
 DUE = "and (n, 4) float32 is due. Mend the plugin."
 OPTIONS = "Mend the plugin, or look at its options."
 OTHER = (
-    "gives other values for the same rows in another batch. A frozen part must keep nothing between calls, "
-    "draw nothing, and look at no other row. Mend the plugin."
+    "gives other values for the same rows in another batch. Neither a frozen part nor `collate` may keep "
+    "anything between calls, draw anything, or let a row see another. Mend the plugin; mask what is padded, "
+    "in every layer."
 )
 NOT_FINITE = "gives values that are not finite for sample "
 

@@ -80,7 +80,7 @@ def test_rounding_is_no_dependence_and_a_part_is_looked_at_once(tmp_path):
             seen.append(some)
             return some + change
 
-        check_alone(experiment, "image.encoder", raw, raw, encode)
+        check_alone(experiment, "image.encoder", raw, lambda places: raw[list(places)], encode)
 
     look(0.005 * float(raw.max()))
     assert torch.equal(seen[0], raw[:CHECKED_ROWS].flip(0)), "fewer rows, in reverse"
@@ -91,8 +91,18 @@ def test_rounding_is_no_dependence_and_a_part_is_looked_at_once(tmp_path):
         look(0.03 * float(raw.max()))
 
 
-def test_a_batch_whose_rows_cannot_be_told_apart_is_computed_again_as_it_is(tmp_path):
-    experiment, raw = make_experiment(tmp_path), {"text": "a b", "values": torch.rand(4)}
-    values = [torch.zeros(2, 4), torch.ones(2, 4)]
+def test_a_batch_is_made_anew_so_that_what_joins_rows_counts(tmp_path):
+    """Padding that leaks cannot be seen in a batch that is only cut."""
+    experiment, raw = make_experiment(tmp_path), torch.rand(8, 4)
+
+    def join(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"values": rows, "longest": rows.max()}
+
+    def encode(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return batch["values"] + batch["longest"]
+
+    raw[-1] = 5.0
     with pytest.raises(PluginError, match=OTHER):
-        check_alone(experiment, "image.encoder", values[0], raw, lambda again: values[again is raw])
+        check_alone(
+            experiment, "image.encoder", encode(join(raw)), lambda places: join(raw[list(places)]), encode
+        )

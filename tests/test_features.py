@@ -56,7 +56,7 @@ def keys_of(*keys: bytes) -> np.ndarray:
 
 
 def ensure(table, reader, units, encode, training=True, tell=lambda done, total: None) -> int:
-    return ensure_features(table, reader, units, encode, tell, training=training)
+    return ensure_features(table, reader, units, lambda raw, _: encode(raw), tell, training=training)
 
 
 def direct(reader, units, training=True) -> torch.Tensor:

@@ -13,7 +13,6 @@ from fusionkit.core_parts import is_core_part
 from fusionkit.errors import FusionkitError, PluginError, TrainingError
 from fusionkit.model import FusionModel, ModalityBatch
 from fusionkit.store import Store
-from fusionkit.training.memory import count_rows, take_rows
 
 if TYPE_CHECKING:
     from fusionkit.training.experiment import Experiment, Origins
@@ -25,28 +24,30 @@ TOLERANCE = {"fp32": 0.01, "bf16": 0.05}
 
 
 def check_alone(
-    experiment: Experiment, path: str, values: Tensor, raw: Any, encode: Callable[[Any], Tensor]
+    experiment: Experiment,
+    path: str,
+    values: Tensor,
+    again: Callable[[Sequence[int]], Any],
+    encode: Callable[[Any], Tensor],
 ) -> None:
     """Raises PluginError if a frozen encoder's features depend on a row's neighbours or on earlier calls.
 
-    The first rows of the first batch that it sees in this process are computed again, by themselves and in
-    reverse. A raw batch whose rows cannot be told apart is computed again as it is.
+    The first rows of the first batch that it sees in this process are read and computed again, by themselves
+    and in reverse: what joins items to a batch may let a row see others, too, as padding does.
+
+    Args:
+        experiment: The recipe and its rows.
+        path: The encoder.
+        values: Its features of the batch.
+        again: Makes a raw batch of the rows at these places of the batch.
+        encode: Maps a raw batch to features.
     """
     if not _is_first(experiment, [path]) or not bool(torch.isfinite(values).all()):
         return  # what is not finite has a message of its own
-    if not is_alone(values, raw, encode, experiment.device.precision):
-        raise _dependent(path)
-
-
-def is_alone(values: Tensor, raw: Any, encode: Callable[[Any], Tensor], precision: str = "fp32") -> bool:
-    """Says whether the first rows of a raw batch give what they gave, by themselves and in reverse.
-
-    A raw batch whose rows cannot be told apart is computed again as it is.
-    """
     n_rows = min(CHECKED_ROWS, len(values))
-    if count_rows(raw) == len(values):
-        return is_close(values[:n_rows].flip(0), encode(take_rows(raw, _reversed(n_rows))), precision)
-    return is_close(values, encode(raw), precision)
+    found = encode(again(range(n_rows - 1, -1, -1)))
+    if not is_close(values[:n_rows].flip(0), found, experiment.device.precision):
+        raise _dependent(path)
 
 
 def check_model_alone(
@@ -85,10 +86,6 @@ def check_model_alone(
     raise _dependent("head")
 
 
-def _reversed(n_rows: int) -> Tensor:
-    return torch.arange(n_rows - 1, -1, -1)
-
-
 def _is_first(experiment: Experiment, paths: Sequence[str]) -> bool:
     """Says, once per run, that these parts have not been looked at; what they learned does not matter."""
     uses = [experiment.factory.loaded.parts[path] for path in paths if not is_core_part(path)]
@@ -99,19 +96,22 @@ def _is_first(experiment: Experiment, paths: Sequence[str]) -> bool:
     return True
 
 
-def is_close(expected: Tensor, again: Tensor, precision: str = "fp32") -> bool:
+def is_close(
+    expected: Tensor, again: Tensor, precision: str = "fp32", tolerance: float | None = None
+) -> bool:
     """Says whether two results are one but for rounding, measured by the largest value."""
     if expected.shape != again.shape:
         return False
     largest = float(expected.abs().max()) if expected.numel() else 0.0
-    tolerance = TOLERANCE[precision] * max(largest, 1e-6)
-    return bool(((expected - again).abs() <= tolerance).all())
+    allowed = (TOLERANCE[precision] if tolerance is None else tolerance) * max(largest, 1e-6)
+    return bool(((expected - again).abs() <= allowed).all())
 
 
 def _dependent(path: str) -> PluginError:
     return PluginError(
-        f"{path}: gives other values for the same rows in another batch. A frozen part must keep nothing "
-        "between calls, draw nothing, and look at no other row. Mend the plugin."
+        f"{path}: gives other values for the same rows in another batch. Neither a frozen part nor `collate` "
+        "may keep anything between calls, draw anything, or let a row see another. Mend the plugin; mask "
+        "what is padded, in every layer."
     )
 
 

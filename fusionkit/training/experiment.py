@@ -308,7 +308,7 @@ class Feed:
             experiment.table(modality, origin),
             reader,
             here,
-            lambda raw: encode(experiment, modality, origin, raw),
+            lambda raw, again: encode(experiment, modality, origin, raw, again),
             lambda done, total: experiment.tell(
                 "features", {"modality": modality, "done": done, "total": total}
             ),
@@ -343,8 +343,10 @@ class Feed:
         return batch
 
 
-def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> Tensor:
-    """Returns a frozen encoder's features of a raw batch, (n, d) in fp32."""
+def encode(
+    experiment: Experiment, modality: str, origin: Origin, raw: Any, again: Callable[[Sequence[int]], Any]
+) -> Tensor:
+    """Returns a frozen encoder's features of a raw batch, (n, d) in fp32; `again` makes one of some rows."""
     path = f"{modality}.encoder"
     encoder = experiment.module(path, origin)
 
@@ -359,7 +361,7 @@ def encode(experiment: Experiment, modality: str, origin: Origin, raw: Any) -> T
         return found[: len(some)] if isinstance(some, Tensor) else found
 
     values = encode_rows(raw)
-    check_alone(experiment, path, values, raw, encode_rows)
+    check_alone(experiment, path, values, again, encode_rows)
     return values
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def ensure_features(
     table: FeatureTable,
     reader: ModalityReader,
     units: Units,
-    encode: Callable[[Any], Tensor],
+    encode: Callable[[Any, Callable[[Sequence[int]], Any]], Tensor],
     tell: Callable[[int, int], None],
     *,
     training: bool,
@@ -182,7 +182,7 @@ def ensure_features(
         table: Where features go.
         reader: Reads raw batches.
         units: Views and draws of rows that have the modality.
-        encode: Maps a raw batch to (n, d).
+        encode: Maps a raw batch to (n, d); is given what makes a raw batch of some rows of it, too.
         tell: Is told (done, all) rows.
         training: Whether the units are training views.
         pin: Makes a raw batch ready for the device, in the thread that reads ahead.
@@ -201,7 +201,11 @@ def ensure_features(
         try:
             batches = ((part, pin(reader.read(part, training=training))) for part in parts)
             for part, raw in prefetch(batches, look=reader.tell_slow):
-                values = _checked(encode(raw), reader, part)
+
+                def again(places: Sequence[int], part: Units = part) -> Any:
+                    return pin(reader.read(part.take(list(places)), training=training))
+
+                values = _checked(encode(raw, again), reader, part)
                 table.add(keys[missing[done : done + len(values)]], values)
                 done += len(values)
                 tell(done, len(missing))

@@ -229,7 +229,7 @@ def predict_pretrained(
             table,
             reader,
             units,
-            compute,
+            lambda raw, _: compute(raw),
             lambda done, total: tell("features", {"modality": modality, "done": done, "total": total}),
             training=False,
             pin=experiment.device.pin,
