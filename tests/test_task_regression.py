@@ -21,8 +21,10 @@ from fusionkit.evaluation.regression import RegressionMeasures
 from fusionkit.evaluation.summary import report_text
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
+from fusionkit.prepare import prepare
 from fusionkit.recipe.task_nodes import RegressionNode
 from fusionkit.tasks.regression import Regression
+from fusionkit.training.stages import plan_steps
 
 TASK = "{kind: regression, column: score}"
 MEASURES = RegressionMeasures()
@@ -130,9 +132,6 @@ def test_predict_and_evaluate_speak_on_the_outcomes_scale(done):
 
 
 def test_the_scale_is_that_of_the_training_rows_alone(done):
-    from fusionkit.prepare import prepare
-    from fusionkit.training.stages import plan_steps
-
     loaded, _ = load(TASK)
     prepared = prepare(loaded, places_in(done[0]), tell)
     fold = prepared.folds[0]
