@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
@@ -30,6 +30,7 @@ TASK = "{kind: regression, column: score}"
 MEASURES = RegressionMeasures()
 
 
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(2, 15), far=st.sampled_from([0.0, 1e6]))
 def test_metrics_under_weights_are_those_of_copies(seed, n, far):
     rng = np.random.default_rng(seed)
