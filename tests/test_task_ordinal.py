@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 from task_runs import load, places_in, run_task, tell
@@ -49,6 +49,7 @@ def test_probabilities_add_up_to_one(scale):
     torch.testing.assert_close(Ordinal("abcde").link(logits).sum(-1), torch.ones(5, 2))
 
 
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_metrics_under_weights_are_those_of_copies(seed):
     rng = np.random.default_rng(seed)

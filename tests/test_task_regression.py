@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
@@ -21,13 +21,16 @@ from fusionkit.evaluation.regression import RegressionMeasures
 from fusionkit.evaluation.summary import report_text
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
+from fusionkit.prepare import prepare
 from fusionkit.recipe.task_nodes import RegressionNode
 from fusionkit.tasks.regression import Regression
+from fusionkit.training.stages import plan_steps
 
 TASK = "{kind: regression, column: score}"
 MEASURES = RegressionMeasures()
 
 
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(2, 15), far=st.sampled_from([0.0, 1e6]))
 def test_metrics_under_weights_are_those_of_copies(seed, n, far):
     rng = np.random.default_rng(seed)
@@ -130,9 +133,6 @@ def test_predict_and_evaluate_speak_on_the_outcomes_scale(done):
 
 
 def test_the_scale_is_that_of_the_training_rows_alone(done):
-    from fusionkit.prepare import prepare
-    from fusionkit.training.stages import plan_steps
-
     loaded, _ = load(TASK)
     prepared = prepare(loaded, places_in(done[0]), tell)
     fold = prepared.folds[0]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from task_runs import load, places_in, run_task, tell
 from task_toys import truth
@@ -18,8 +18,11 @@ from fusionkit.evaluation.summary import report_text
 from fusionkit.evaluation.survival import SurvivalMeasures, concordance
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
+from fusionkit.prepare import prepare
 from fusionkit.recipe.task_nodes import SurvivalNode
 from fusionkit.tasks.survival import Survival, cox_loss
+from fusionkit.training.stages import plan_steps
+from fusionkit.training.supervised import predict_logits
 
 TASK = "{kind: survival, time: months, event: died}"
 
@@ -99,6 +102,7 @@ def test_hazards_that_overflow_leave_a_finite_loss_and_gradient():
     assert torch.isfinite(hazards.grad).all()
 
 
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(0, 12))
 def test_the_concordance_is_that_of_all_pairs_under_weights(seed, n):
     hazards, times, events, _ = draw(seed, n)
@@ -114,6 +118,18 @@ def test_blocks_of_pairs_change_nothing(monkeypatch):
     whole = concordance(times, events > 0, hazards, weights[None])
     monkeypatch.setattr("fusionkit.evaluation.survival._PAIRS_AT_ONCE", 120)
     assert concordance(times, events > 0, hazards, weights[None]) == pytest.approx(whole, rel=1e-12)
+    assert whole == pytest.approx([slow_concordance(times, events, hazards, weights)], rel=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), block=st.integers(1, 9))
+def test_blocks_of_subjects_change_nothing(seed, block):
+    hazards, times, events, weights = draw(seed, 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fusionkit.evaluation.survival._BLOCK", block)
+        found = concordance(times, events > 0, hazards.round(1), np.stack([weights, weights**2]))
+    expected = [slow_concordance(times, events, hazards.round(1), each) for each in (weights, weights**2)]
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +190,15 @@ def test_predictions_and_predict_give_the_log_hazard(done):
     assert [row.predicted for row in answers.rows] == [None] * 3
     assert [row.model for row in answers.rows] == ["fused", "fused", "two"]
     assert answers.to_csv().splitlines()[0] == "sample,log_hazard,model,missing,simulated"
+
+
+def test_log_hazards_are_zero_on_average_over_training_rows(done):
+    loaded, _ = load(TASK)
+    prepared = prepare(loaded, places_in(done[0]), tell)
+    for fold in prepared.folds:
+        plan = plan_steps(prepared.main, fold, 0)
+        said = predict_logits(prepared.main, plan.origins, fold.train)
+        assert float(said.mean()) == pytest.approx(0, abs=1e-5)
 
 
 def test_a_run_is_evaluated_on_other_subjects(done):

@@ -52,7 +52,8 @@ def mean_under(values: FloatArray, weights: FloatArray) -> FloatArray:
     """Returns (b,) the mean of values (n,) under each row of weights (b, n)."""
     total = weights.sum(axis=1)
     means = np.full(len(weights), np.nan)
-    np.divide(weights @ values, total, out=means, where=total > 0)
+    # not `@`, for the reason that is given in metrics.py
+    np.divide(np.einsum("bn,n->b", weights, values), total, out=means, where=total > 0)
     return means
 
 

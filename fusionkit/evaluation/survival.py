@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from fusionkit.evaluation.measures import ENOUGH, NumberMeasures, Outcomes, few_subjects_text
-from fusionkit.evaluation.metrics import FloatArray, IntArray
+from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray
 
+_BLOCK = 256
+"""Subjects that are compared one by one: for more, sums over all others are quicker."""
 _PAIRS_AT_ONCE = 4_000_000
 """Entries of a block of the matrix of pairs, which bounds the memory."""
 
@@ -65,19 +67,57 @@ class SurvivalMeasures(NumberMeasures):
 
 
 def concordance(
-    times: FloatArray, is_event: np.typing.NDArray[np.bool_], hazards: FloatArray, weights: FloatArray
+    times: FloatArray, is_event: BoolArray, hazards: FloatArray, weights: FloatArray
 ) -> FloatArray:
     """Returns the weighted share of comparable pairs in which who has the event first has the higher hazard.
 
     A pair counts w_i * w_j. It is comparable if one has the event and the other is then still without, even
-    if censored at the same time; two events at one time are not. Equal hazards count half. Exact; time and
-    work grow with the square of n, memory does not.
+    if censored at the same time; two events at one time are not. Equal hazards count half. Exact.
 
     Shape:
         times, is_event, hazards (n,), weights (b, n) -> (b,), NaN where no pair is comparable
 
     Source: Harrell, Lee and Mark 1996, Multivariable prognostic models.
     """
+    # from the latest on, in blocks: pairs of a block are compared one by one, and with all who lived longer
+    # by sums of weights up to a hazard, which are made once per block
+    order = np.argsort(-times, kind="stable")
+    times, is_event, hazards, weights = times[order], is_event[order], hazards[order], weights[:, order]
+    place = np.argsort(np.argsort(hazards, kind="stable"), kind="stable")
+    lower, upper = (np.searchsorted(np.sort(hazards), hazards, side) for side in ("left", "right"))
+    longer, below = np.zeros_like(weights), np.zeros((len(weights), len(times) + 1))
+    won, compared = np.zeros(len(weights)), np.zeros(len(weights))
+    for block in _blocks(times):
+        some = weights[:, block]
+        if block.start:
+            np.cumsum(longer, axis=1, out=below[:, 1:])
+            first = block.start + np.flatnonzero(is_event[block])
+            won += (
+                np.einsum("bi,bi->b", weights[:, first], below[:, lower[first]] + below[:, upper[first]]) / 2
+            )
+            compared += weights[:, first].sum(axis=1) * below[:, -1]
+        of_pairs = _pairs(times[block], is_event[block], hazards[block], some)
+        won, compared = won + of_pairs[0], compared + of_pairs[1]
+        longer[:, place[block]] = some
+    shares = np.full(len(weights), np.nan)
+    np.divide(won, compared, out=shares, where=compared > 0)
+    return shares
+
+
+def _blocks(times: FloatArray) -> Iterator[slice]:
+    """Yields consecutive slices of sorted times; what is equal is in one."""
+    edges = np.append(np.flatnonzero(np.append(True, np.diff(times) != 0)), len(times))
+    start = 0
+    while start < len(times):
+        stop = int(edges[min(int(np.searchsorted(edges, start + _BLOCK)), len(edges) - 1)])
+        yield slice(start, stop)
+        start = stop
+
+
+def _pairs(
+    times: FloatArray, is_event: BoolArray, hazards: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Returns the weights (b,) of pairs that are won, and that are comparable, one by one."""
     firsts = np.flatnonzero(is_event)
     won, compared = np.zeros(len(weights)), np.zeros(len(weights))
     size = max(1, _PAIRS_AT_ONCE // max(1, len(times)))
@@ -90,6 +130,4 @@ def concordance(
         of_first = weights[:, first]
         compared += np.einsum("bi,bi->b", of_first, weights @ is_later.T.astype(np.float64))
         won += np.einsum("bi,bi->b", of_first, weights @ (wins * is_later).T)
-    shares = np.full(len(weights), np.nan)
-    np.divide(won, compared, out=shares, where=compared > 0)
-    return shares
+    return won, compared
