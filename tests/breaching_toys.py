@@ -307,6 +307,13 @@ FAULTS: Sequence[Fault] = (
         "`load` raises UnidentifiedImageError: cannot identify image file",
     ),
     fault(
+        "check_broken_files",
+        "an empty file is a grey picture",
+        "picture",
+        "TakesNothing",
+        "`load` takes an empty file, and DataError is due.",
+    ),
+    fault(
         "check_bf16",
         "a small difference of large numbers",
         "picture",

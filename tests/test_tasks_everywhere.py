@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from fusionkit.recipe.schema import FoldSplit, HoldoutSplit
 from fusionkit.recipe.sweep import load_sweep
 from fusionkit.recipe.task_nodes import SHOWN
 from fusionkit.registry import Registry
+from fusionkit.run import run
 from fusionkit.sweep import run_experiments
 from fusionkit.sweep_report import build_table, label_of
 from fusionkit.sweep_tables import table_csv, table_markdown, table_text
@@ -104,10 +107,17 @@ def test_an_encoder_pretrains_on_every_task(kind, tmp_path):
 @pytest.mark.parametrize("kind", TASKS)
 def test_every_task_stops_early_on_its_own_loss(kind, tmp_path):
     words = ["stages.fuse.early_stopping=3", "stages.fuse.epochs=200", "split.validation=0.25"]
-    loaded, _ = load(TASKS[kind], *words)
-    run_task(tmp_path, TASKS[kind], *words, "evaluation.modalities_alone=false")
-    prepared = prepare(loaded, places_in(tmp_path), tell)
-    assert prepared.folds[0].validation
+    loaded, registry = load(TASKS[kind], *words, "evaluation.modalities_alone=false")
+    losses = []
+
+    def hear(name: str, data: Any) -> None:
+        if name == "epoch_finished":
+            losses.append(data["validation_loss"])
+
+    run(loaded, registry, places_in(tmp_path), hear)
+    n_folds = len(prepare(loaded, places_in(tmp_path), tell).folds)
+    assert len(losses) < 200 * n_folds, "each model stopped, once nothing had improved for three epochs"
+    assert all(math.isfinite(loss) for loss in losses)
 
 
 def test_initialisations_are_averaged_on_the_outcomes_scale(tmp_path):

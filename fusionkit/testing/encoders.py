@@ -122,7 +122,7 @@ def _equal(first: Any, second: Any) -> bool:
 
 @check("encoder")
 def check_broken_files(case: Case) -> None:
-    """`load` raises `DataError`, and nothing else, for a file that cannot be read to its end."""
+    """`load` raises `DataError`, and nothing else, for a file that cannot be read; an empty file is one."""
     files = {name: cell for name, cell in case.cells[0].items() if isinstance(cell, Path)}
     if not files:
         raise DoesNotApplyError("it reads no files")
@@ -139,6 +139,8 @@ def check_broken_files(case: Case) -> None:
             except Exception as error:
                 reason = one_line(error)
                 raise BreachError(f"{case.id}: `load` raises {reason}, and DataError is due.") from error
+            # of a longer one only its plugin knows how much there should be
+            require(case, bool(broken), "`load` takes an empty file, and DataError is due.")
 
 
 @check("encoder")

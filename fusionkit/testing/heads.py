@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 
+from fusionkit.specs import HeadSpec
 from fusionkit.testing.case import Case, check, is_same, require
 from fusionkit.testing.inputs import MODALITIES
 
@@ -30,19 +32,22 @@ def check_presence(case: Case) -> None:
 
 @check("head")
 def check_modalities(case: Case) -> None:
-    """A head takes one modality or more, whatever order their features come in, and any number of classes.
+    """A head takes one modality or more, whatever order their features come in, and any number of outputs.
 
-    Every run tries each modality alone, with the same head.
+    One output is a number or a hazard, where the card's `tasks` have such. Every run tries each modality
+    alone, with the same head.
     """
+    card = cast(HeadSpec, case.card)
+    one = (1,) if card.can_do("regression") or card.can_do("survival") else ()
     for names in (["image"], ["image", "record"], [*MODALITIES]):
-        for n_classes in (2, 4):
+        for n_classes in (*one, 2, 4):
             _try(replace(case, dims={name: MODALITIES[name] for name in names}, n_classes=n_classes))
 
 
 def _try(case: Case) -> None:
     head, (features, present) = case.learned(), case.batch()
     out = case.run(head, (features, present))
-    said = f"for {len(features)} modalities and {case.n_classes} classes"
+    said = f"for {len(features)} modalities and {case.n_classes} outputs"
     require(case, out.shape == (case.n_rows, case.n_classes), f"gives {tuple(out.shape)} {said}.")
     require(case, bool(torch.isfinite(out).all()), f"gives values that are not finite {said}.")
     again = case.run(head, ({name: features[name] for name in reversed(features)}, present))

@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fusionkit import PluginError
-from fusionkit_heads.concat import classifier, only_present
+from fusionkit_heads.concat import classifier
+from fusionkit_heads.presence import blank_absent
 
 if TYPE_CHECKING:
     from fusionkit_heads import BimodalAutoencoderConfig
@@ -70,7 +71,8 @@ class BimodalAutoencoder(nn.Module):
                 "bimodal_autoencoder: its code was never learned. Name the head in a fit stage before the "
                 "train stage, or set finetune: true."
             )
-        code = self.code(only_present(features, present))
+        there = blank_absent(features, present, self.modalities)
+        code = self.code(dict(zip(self.modalities, there, strict=True)))
         return cast(Tensor, self.classifier(code if self.finetune else code.detach()))
 
     def loss(self, inputs: Joined, generator: Generator) -> Tensor:

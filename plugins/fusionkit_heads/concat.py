@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from fusionkit_heads.presence import blank_absent
+
 if TYPE_CHECKING:
     from fusionkit_heads import ConcatMlpConfig
 
@@ -21,11 +23,6 @@ def classifier(widths: Sequence[int], activation: str, dropout: float, input_dro
     for before, after in pairwise(widths[:-1]):
         layers += [nn.Linear(before, after), ACTIVATIONS[activation](), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
-
-
-def only_present(features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns features (n, d) by modality, zero wherever a row lacks it, whatever stood there."""
-    return {name: values.masked_fill(~present[name][:, None], 0.0) for name, values in features.items()}
 
 
 class ConcatMlp(nn.Module):
@@ -42,5 +39,4 @@ class ConcatMlp(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Returns (n, output_dim)."""
-        there = only_present(features, present)
-        return cast(Tensor, self.layers(torch.cat([there[name] for name in self.modalities], 1)))
+        return cast(Tensor, self.layers(torch.cat(blank_absent(features, present, self.modalities), 1)))
