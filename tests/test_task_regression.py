@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fusionkit.evaluation.aggregate import SampleRows, aggregate_subjects, subje
 from fusionkit.evaluation.regression import RegressionMeasures
 from fusionkit.evaluation.summary import report_text
 from fusionkit.learned import open_run
-from fusionkit.predict import predict, read_rows
+from fusionkit.predict import Answers, Prediction, predict, read_rows
 from fusionkit.prepare import prepare
 from fusionkit.recipe.task_nodes import RegressionNode
 from fusionkit.tasks.regression import Regression
@@ -135,7 +136,20 @@ def test_the_figures_of_a_report_are_those_of_its_predictions(done):
         known, said = ([float(row[name]) for row in of_fold] for name in ("outcome", "predicted"))
         each.append(mean_absolute_error(known, said))
     found = done[1].report["models"]["fused"]["subject"]["mae"]["value"]
-    assert found == pytest.approx(np.mean(each), rel=1e-5)
+    assert found == pytest.approx(np.mean(each), rel=1e-12)
+
+
+def test_predictions_are_written_with_all_their_digits():
+    outcomes, said = np.array([[1234567.891], [np.nan], [3.0]]), np.array([[1e-12], [0.1], [-2e30]])
+    assert MEASURES.cells(outcomes, said, 0.5) == [
+        ["1234567.891", "1e-12"],
+        ["", "0.1"],
+        ["3", "-2e+30"],
+    ]
+    answers = Answers((), False, [Prediction("r", (1e-12,), None, "one", "")], (), ("y",), "regression")
+    assert answers.to_csv().splitlines()[1] == "r,1e-12,one,,false"
+    labels = replace(answers, kind="multi_label")
+    assert labels.to_csv().splitlines()[1] == "r,0.00000000,one,,false"
 
 
 def test_differences_and_summary_are_of_the_explained_variance(done):

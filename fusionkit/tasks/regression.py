@@ -69,7 +69,7 @@ class Regression(OutcomeCells):
         return {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("mean", "sd")}
 
     def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
-        """Returns what a model says on the outcome's own scale, as float64: float32 would round large ones."""
+        """Returns what a model says on the outcome's own scale, in float64: float32 would round it."""
         scaled = np.asarray(logits, dtype=np.float64) * float(state["sd"]) + float(state["mean"])
         return np.asarray(scaled)
 
