@@ -209,6 +209,7 @@ def _audit(learned: LearnedRun, experiment: Experiment) -> Audit:
         groups_of(experiment.task, outcomes),
         (),
         experiment.store,
+        task=experiment.task,
         threads=experiment.device.threads,
         tell=lambda done, total: experiment.tell("auditing", {"done": done, "total": total}),
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.tables import Encoding, read_table
 from fusionkit.errors import DataError, IntegrityError, shorten, suggest
-from fusionkit.evaluation.measures import ClassMeasures, measures_of
+from fusionkit.evaluation.measures import ClassMeasures, measures_of, prediction_texts
 from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
 from fusionkit.model import PartFactory
@@ -66,6 +66,7 @@ class Answers:
         rows: One per row.
         changes: Device and versions that are not those of the run, in words.
         columns: What their numbers are.
+        kind: The kind of the task.
     """
 
     classes: tuple[str, ...]
@@ -73,6 +74,7 @@ class Answers:
     rows: Sequence[Prediction]
     changes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    kind: str = "classification"
 
     def to_csv(self) -> str:
         """Returns one line per row; says where the model learned from simulated data."""
@@ -86,7 +88,7 @@ class Answers:
 
     def _cells(self, row: Prediction) -> list[str]:
         known = row.probabilities
-        values = [""] * len(self.columns) if known is None else [f"{p:.8f}" for p in known]
+        values = [""] * len(self.columns) if known is None else prediction_texts(known, self.kind)
         values += [row.predicted or ""] if self.classes else []
         simulated = str(self.is_simulated).lower()
         return [row.sample, *values, row.model, row.missing, simulated]
@@ -202,7 +204,8 @@ def _predict(learned: LearnedRun, manifest: Manifest, experiments: Mapping[str, 
             missing += f" ({FUSED} never learned without {', '.join(n for n in present if n not in here)})"
         predictions.append(Prediction(manifest.subjects[row], known, called, model, missing))
     changes = tuple(learned.changes(main.device))
-    return Answers(main.task.classes, manifest.is_simulated, predictions, changes, main.task.predictions)
+    task = main.task
+    return Answers(task.classes, manifest.is_simulated, predictions, changes, task.predictions, task.kind)
 
 
 def make_experiments(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from fusionkit.data.audit import Audit, audit_data, check_rows
 from fusionkit.data.audit_files import Finding
+from fusionkit.data.audit_outcomes import same_outcomes
 from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
@@ -115,13 +116,14 @@ def examine(
     problems, outcomes, folds = list[Finding](), dict[str, Outcome](), list[Fold]()
     try:
         outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
+        problems = same_outcomes(task, manifest)
         codes = groups_of(task, outcomes)
         names = {subject: task.groups[code] for subject, code in codes.items() if code >= 0}
-        if not manifest.problems:  # else what a split lacks may be what a row lacks
+        if not (manifest.problems or problems):  # else what a split lacks may be what a row lacks
             folds = make_folds(recipe.split, manifest, names, recipe.seed, task.needed)
     except DataError as error:
         check = "split" if outcomes else "outcome"
-        problems = [Finding(check, sentence) for sentence in error.problems]
+        problems += [Finding(check, sentence) for sentence in error.problems]
     store, shared = Store(places.store, tell, waits=waits), Shared()
 
     def experiment(name: str, variant: LoadedRecipe) -> Experiment:
@@ -144,6 +146,7 @@ def examine(
         groups_of(task, outcomes),
         folds,
         store,
+        task=task,
         threads=device.threads,
         tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ from task_toys import truth
 
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.evaluate import Seen, evaluate
-from fusionkit.evaluation.aggregate import subject_numbers
+from fusionkit.evaluation.aggregate import SampleRows, aggregate_subjects, subject_numbers
 from fusionkit.evaluation.regression import RegressionMeasures
 from fusionkit.evaluation.summary import report_text
 from fusionkit.learned import open_run
-from fusionkit.predict import predict, read_rows
+from fusionkit.predict import Answers, Prediction, predict, read_rows
 from fusionkit.prepare import prepare
 from fusionkit.recipe.task_nodes import RegressionNode
 from fusionkit.tasks.regression import Regression
@@ -67,13 +68,25 @@ def test_the_loss_is_of_training_standard_deviations_and_rescale_undoes_it():
     assert back.tolist() == [[[20.0], [30.0]]]
 
 
-def test_an_outcome_that_is_the_same_in_training_is_an_error():
+@pytest.mark.parametrize("value", [3.0, 0.1])  # the mean of many 0.1 is rounded
+def test_an_outcome_that_is_the_same_in_training_is_an_error(value):
     task = Regression(RegressionNode(kind="regression", column="score"))
     with pytest.raises(DataError) as caught:
-        task.fitted(np.array([[3.0], [3.0]]))
+        task.fitted(np.full((30, 1), value))
     assert list(caught.value.problems) == [
-        "task: the outcome is the same in all training rows (score is 3). Use more data or fewer folds."
+        f"task: the outcome is the same in all training rows (score is {value:g}). "
+        "Use more data or fewer folds."
     ]
+
+
+def test_the_loss_sees_the_digits_of_large_numbers():
+    known = 1e9 + np.array([[0.0], [1.0], [2.0]])
+    task = Regression(RegressionNode(kind="regression", column="score")).fitted(known)
+    right = torch.tensor([[-1.0], [0.0], [1.0]]) / np.sqrt(2 / 3)
+    assert float(task.loss(right, torch.from_numpy(known), torch.ones(3))) == pytest.approx(0, abs=1e-9)
+    back = task.rescale(right.numpy()[None], task.state(lambda: right))
+    assert back.dtype == np.float64
+    assert back[0] - 1e9 == pytest.approx(known - 1e9, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +108,25 @@ def test_a_run_comes_near_what_can_be_reached(done):
     assert less < models["fused"]["subject"]["r2"]["value"] - 0.1
 
 
+def test_a_large_mean_changes_nothing(done, tmp_path):
+    known = truth(0, 160)["score"]
+    cells = {"score": {f"s0.{i}": str(1e9 + value) for i, value in enumerate(known)}}
+    shifted = run_task(tmp_path, TASK, cells=cells).report["models"]["fused"]["subject"]
+    plain = done[1].report["models"]["fused"]["subject"]
+    assert shifted["r2"]["value"] == pytest.approx(plain["r2"]["value"], abs=1e-4)
+    assert shifted["mae"]["value"] == pytest.approx(plain["mae"]["value"], rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_what_a_sum_leaves_over_is_rounded_on_every_scale(scale):
+    parts = np.array([[0.1], [0.2], [0.3], [0.3], [0.2], [0.1], [0.7], [0.7], [0.7]]) * scale
+    owners = [name for name in "pqr" for _ in range(3)]
+    rows = SampleRows(list("abcdefghi"), owners, parts, parts)
+    found = aggregate_subjects(rows, {}).probabilities[:, 0]
+    assert found[0] == found[1] == pytest.approx(0.2 * scale, rel=1e-12)
+    assert found[2] == pytest.approx(0.7 * scale, rel=1e-12)
+
+
 def test_the_figures_of_a_report_are_those_of_its_predictions(done):
     with (done[1].folder / "predictions.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if (row["level"], row["model"]) == ("subject", "fused")]
@@ -104,7 +136,20 @@ def test_the_figures_of_a_report_are_those_of_its_predictions(done):
         known, said = ([float(row[name]) for row in of_fold] for name in ("outcome", "predicted"))
         each.append(mean_absolute_error(known, said))
     found = done[1].report["models"]["fused"]["subject"]["mae"]["value"]
-    assert found == pytest.approx(np.mean(each), rel=1e-5)
+    assert found == pytest.approx(np.mean(each), rel=1e-12)
+
+
+def test_predictions_are_written_with_all_their_digits():
+    outcomes, said = np.array([[1234567.891], [np.nan], [3.0]]), np.array([[1e-12], [0.1], [-2e30]])
+    assert MEASURES.cells(outcomes, said, 0.5) == [
+        ["1234567.891", "1e-12"],
+        ["", "0.1"],
+        ["3", "-2e+30"],
+    ]
+    answers = Answers((), False, [Prediction("r", (1e-12,), None, "one", "")], (), ("y",), "regression")
+    assert answers.to_csv().splitlines()[1] == "r,1e-12,one,,false"
+    labels = replace(answers, kind="multi_label")
+    assert labels.to_csv().splitlines()[1] == "r,0.00000000,one,,false"
 
 
 def test_differences_and_summary_are_of_the_explained_variance(done):

@@ -93,6 +93,15 @@ def test_the_loss_of_the_task_is_the_mean_over_rows_and_nothing_without_an_event
     assert (float(nothing.detach()), float(logits.grad.abs().sum())) == (0, 0)
 
 
+def test_times_that_float32_would_tie_are_no_ties():
+    times = torch.tensor([2.0**24, 2.0**24 + 1, 2.0**24 + 2], dtype=torch.float64)
+    targets = torch.stack([times, torch.ones(3, dtype=torch.float64)], 1)
+    logits = torch.tensor([[1.0], [0.0], [2.0]])
+    task = Survival(SurvivalNode(kind="survival", time="t", event="e"))
+    expected = slow_cox([1.0, 0, 2], [1, 2, 3], [1, 1, 1], [1, 1, 1]) / 3
+    assert float(task.loss(logits, targets, torch.ones(3))) == pytest.approx(expected, rel=1e-6)
+
+
 def test_hazards_that_overflow_leave_a_finite_loss_and_gradient():
     hazards = torch.tensor([900.0, -900.0, 0.0], requires_grad=True)
     loss = cox_loss(hazards, torch.tensor([1.0, 2, 2]), torch.ones(3), torch.ones(3))

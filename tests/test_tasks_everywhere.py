@@ -195,6 +195,12 @@ def test_a_table_of_ones_own_needs_neither_classes_nor_declared_outcomes(tmp_pat
     code, out, err = call(capsys, "predict", "runs/own/latest", "rows.csv", "--id", "patient", "-q")
     assert code == 0, err
     assert out.splitlines()[0] == "sample,log_hazard,model,missing,simulated"
+    first = out.splitlines()[1].split(",")[1]
+    out = call(capsys, "predict", "runs/own/latest", "rows.csv", "--id", "patient", "-q", "--json")[1]
+    answers = json.loads(out)
+    assert set(answers) == {"classes", "is_simulated", "rows", "changes", "columns"}
+    assert answers["rows"][0]["predictions"] == [float(first)]
+    assert "probabilities" not in answers["rows"][0]
     code, out, err = call(capsys, "data", "audit", "own.yaml", "--data-root", ".")
     assert code == 0, err
     assert "event" in out

@@ -52,6 +52,7 @@ def run(
     """
     from fusionkit.learned import open_run
     from fusionkit.predict import predict, read_rows
+    from fusionkit.recipe.task_nodes import OF_NUMBERS
     from fusionkit.run_folder import followed
     from fusionkit.store import write_atomic
 
@@ -65,8 +66,14 @@ def run(
         changed = "; ".join(answers.changes)
         typer.echo(f"warning: not as in the run, so probabilities may differ: {changed}.", err=True)
     if as_json:
-        thresholds = {name: learned.thresholds[name] for name in learned.models}
-        text = json.dumps({**dataclasses.asdict(answers), "thresholds": thresholds}) + "\n"
+        entry = dataclasses.asdict(answers)
+        del entry["kind"]  # `columns` says what the numbers are
+        if answers.kind in OF_NUMBERS:
+            for row in entry["rows"]:
+                row["predictions"] = row.pop("probabilities")
+        else:
+            entry["thresholds"] = {name: learned.thresholds[name] for name in learned.models}
+        text = json.dumps(entry) + "\n"
     else:
         text = answers.to_csv()
     if output is None:

@@ -31,6 +31,7 @@ from fusionkit.data.audit_files import (
     find_files,
     n_distinct,
 )
+from fusionkit.data.audit_outcomes import outcome_warnings
 from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
@@ -39,6 +40,7 @@ from fusionkit.errors import DataError, tidy
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.specs import ColumnSpec
 from fusionkit.store import Store, address_of
+from fusionkit.task import Task
 
 BoolArray = NDArray[np.bool_]
 
@@ -137,6 +139,7 @@ def audit_data(
     folds: Sequence[Fold],
     store: Store,
     *,
+    task: Task | None = None,
     threads: int = 1,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
@@ -149,6 +152,7 @@ def audit_data(
         outcomes: Class index of each subject, -1 where unknown; empty where some contradict each other.
         folds: The splits; empty where there are none.
         store: Remembers which files were found whole.
+        task: Whose outcomes are looked at, where they are numbers.
         threads: How many images are decoded side by side.
         tell: Is told how many files of how many are decoded.
     """
@@ -167,6 +171,10 @@ def audit_data(
         for modality in loaded.columns
     }
     facts = [_facts(column, loaded, subjects, files) for column in columns]
+    warnings = _warnings(loaded, manifest, subjects, columns, facts, present)
+    if task is not None:
+        read_by = {fact.name: fact.modalities for fact in facts}
+        warnings += outcome_warnings(task, manifest, subjects, columns, read_by)
     return Audit(
         samples=len(manifest),
         subjects=len(subjects.names),
@@ -175,7 +183,7 @@ def audit_data(
         columns=facts,
         files={"decoded": files.decoded, "remembered": files.remembered},
         errors=errors,
-        warnings=_warnings(loaded, manifest, subjects, columns, facts, present),
+        warnings=warnings,
         n_bad_cells=n_bad,
     )
 

@@ -22,6 +22,8 @@ SampleRule = Literal["mean_probability", "mean_logit", "max_probability", "vote"
 _LOGIT_FLOOR = 1e-7
 # The order in which a subject's samples are summed must not make or break a tie between subjects.
 _DECIMALS = 12
+_DIGITS = 14
+"""Of the largest number of a scale that is not that of probabilities; ours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,16 @@ def aggregate_subjects(
     else:
         probabilities = _mean_by(index, rows.probabilities, len(position))
     known = outcomes_of_subjects(tuple(position), outcomes, rows.outcomes.shape[1:])
-    return SubjectRows(tuple(position), known, np.round(probabilities, _DECIMALS))
+    return SubjectRows(tuple(position), known, _without_noise(probabilities))
+
+
+def _without_noise(values: FloatArray) -> FloatArray:
+    """Rounds what a sum's order decides: at a fixed decimal, or of large and of tiny numbers, at a digit."""
+    largest = float(np.abs(values).max(initial=0.0))
+    exponent = math.floor(math.log10(largest)) if largest else 0
+    if -2 <= exponent < 2:  # as probabilities and logits are
+        return np.round(values, _DECIMALS)
+    return np.round(values, min(_DIGITS - 1 - exponent, 300))
 
 
 def outcomes_of_subjects(

@@ -15,6 +15,7 @@ from fusionkit.evaluation.metrics import (
     weighted_metrics,
     why_not_estimable,
 )
+from fusionkit.recipe.task_nodes import OF_NUMBERS
 from fusionkit.task import Task
 
 Outcomes = IntArray | FloatArray
@@ -137,6 +138,7 @@ class ClassMeasures:
 class NumberMeasures:
     """What the measures of outcomes that are numbers, (n, d), have in common."""
 
+    kind: str
     classes: tuple[str, ...] = ()
 
     def strata(self, outcomes: Outcomes) -> IntArray:
@@ -147,9 +149,19 @@ class NumberMeasures:
         """Returns outcomes, blank where unknown, and predictions of each row."""
         rows = zip(outcomes.tolist(), predictions.tolist(), strict=True)
         return [
-            ["" if value != value else f"{value:g}" for value in known] + [f"{value:.8f}" for value in said]
+            ["" if value != value else shortest(value) for value in known] + prediction_texts(said, self.kind)
             for known, said in rows
         ]
+
+
+def shortest(value: float) -> str:
+    """Returns the shortest text that reads back as the same number: 1, 0.1, 1e+20."""
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def prediction_texts(values: Sequence[float], kind: str) -> list[str]:
+    """Returns a row's predictions as tables write them: probabilities by 8 decimals, numbers exactly."""
+    return [shortest(value) if kind in OF_NUMBERS else f"{value:.8f}" for value in values]
 
 
 def few_subjects_text(shown: str, than: str) -> str:

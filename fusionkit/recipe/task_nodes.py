@@ -11,6 +11,8 @@ from fusionkit.recipe.node import Node
 
 WITH_CLASSES = ("classification", "ordinal")
 """Those that predict one of the source's classes."""
+OF_NUMBERS = ("regression", "survival")
+"""Those that predict a number of any size, not probabilities."""
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "classification": ("roc_auc", "accuracy", "sensitivity", "specificity"),
     "ordinal": ("quadratic_kappa", "rank_error", "concordance", "accuracy"),

@@ -57,7 +57,9 @@ class MultiLabel(OutcomeCells, Unscaled):
         A cell that is not known counts as zero, so that all that are known weigh the same.
         """
         known = ~targets.isnan()
-        losses = binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
+        losses = binary_cross_entropy_with_logits(
+            logits, targets.nan_to_num(0.0).to(logits.dtype), reduction="none"
+        )
         return ((losses * known).mean(1) * weights).mean()
 
     def link(self, logits: Tensor) -> Tensor:

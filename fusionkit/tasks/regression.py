@@ -54,25 +54,31 @@ class Regression(OutcomeCells):
 
     def fitted(self, targets: NDArray[Any]) -> Regression:
         """Returns the task with mean and standard deviation of training rows; DataError if all are equal."""
-        mean, sd = float(targets.mean()), float(targets.std())
-        if sd == 0:
+        least = float(targets.min())
+        if least == float(targets.max()):  # not by the standard deviation, whose mean may be rounded
             raise DataError(
-                f"task: the outcome is the same in all training rows ({self.node.column} is {mean:g}). "
+                f"task: the outcome is the same in all training rows ({self.node.column} is {least:g}). "
                 "Use more data or fewer folds."
             )
-        return Regression(self.node, mean, sd)
+        # centred first, so that a large mean costs no digits
+        centred = targets - least
+        return Regression(self.node, least + float(centred.mean()), float(centred.std()))
 
     def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
         """Returns mean and standard deviation of training rows."""
         return {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("mean", "sd")}
 
     def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
-        """Returns what a model says on the outcome's own scale."""
-        return np.asarray(logits * float(state["sd"]) + float(state["mean"]), dtype=logits.dtype)
+        """Returns what a model says on the outcome's own scale, in float64: float32 would round it."""
+        scaled = np.asarray(logits, dtype=np.float64) * float(state["sd"]) + float(state["mean"])
+        return np.asarray(scaled)
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Returns the mean over rows of weight x squared error in standard deviations, of (n, 1) logits."""
-        errors = logits - (targets - self.mean) / self.sd
+        """Returns the mean over rows of weight x squared error in standard deviations, of (n, 1) logits.
+
+        Targets are float64, and standardised as such.
+        """
+        errors = logits - ((targets - self.mean) / self.sd).to(logits.dtype)
         return (errors.square().squeeze(-1) * weights).mean()
 
     def link(self, logits: Tensor) -> Tensor:

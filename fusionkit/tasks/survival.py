@@ -81,7 +81,7 @@ class Survival(OutcomeCells, Unscaled):
         Who is at risk is who is in the batch. A batch without an event has a loss of zero.
 
         Shape:
-            logits (n, 1), targets (n, 2) of time and event, weights (n,) -> ()
+            logits (n, 1), targets (n, 2) of time and event as float64, for ties, weights (n,) -> ()
         """
         return cox_loss(logits.squeeze(-1), targets[:, 0], targets[:, 1], weights) / len(logits)
 

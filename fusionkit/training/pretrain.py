@@ -201,7 +201,7 @@ def run_pretrain(experiment: Experiment, stage: PretrainStage, step: Step) -> Re
 
 def predict_pretrained(
     experiment: Experiment, stage: PretrainStage, origin: Origin, rows: Sequence[int]
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Returns a pretrain stage's own logits (n rows, n views, output_dim), stored as features are."""
     modality = stage.pretrain.split(".")[0]
     reader = experiment.reader(modality)

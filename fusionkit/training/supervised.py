@@ -87,8 +87,8 @@ class Supervised:
         self.balanced = outcomes if options.sampling == "balanced" else None
         rows = [*step.rows, *step.validation]
         self.place = {int(row): index for index, row in enumerate(rows)}
-        targets = torch.from_numpy(experiment.targets(rows))
-        self.targets = targets.float() if targets.is_floating_point() else targets
+        # numbers stay float64 until the task has brought them to its scale: float32 would round large ones
+        self.targets = torch.from_numpy(experiment.targets(rows))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yields an epoch's batches of training units."""
@@ -233,7 +233,7 @@ def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
 
 def predict_logits(
     experiment: Experiment, origins: Mapping[str, Origin], rows: Sequence[int] | NDArray[np.int64]
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Returns the model's logits (n rows, n views, output_dim); rows without any modality give NaN."""
     rows = np.asarray(rows, dtype=np.int64)
     n_views = experiment.n_views(training=False)
@@ -267,7 +267,7 @@ def predict_logits(
     return rescale(experiment, said, origins["head"])
 
 
-def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin) -> NDArray[np.float32]:
+def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin) -> NDArray[Any]:
     """Brings what a model says, (n, views, output_dim), to the outcome's scale on its training rows.
 
     Args:
@@ -285,7 +285,7 @@ def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin)
 
 
 def mean_of_members(
-    experiment: Experiment, logits: Iterable[NDArray[np.float32]], views: str
+    experiment: Experiment, logits: Iterable[NDArray[Any]], views: str
 ) -> NDArray[np.float64]:
     """Returns predictions (n, k): the mean over members of what each one's logits (n, views, d) say."""
     each = [link(experiment, of_member, views) for of_member in logits]
@@ -293,7 +293,7 @@ def mean_of_members(
     return sum(each[1:], start=each[0]) / len(each)
 
 
-def link(experiment: Experiment, logits: NDArray[np.float32], views: str) -> NDArray[np.float64]:
+def link(experiment: Experiment, logits: NDArray[Any], views: str) -> NDArray[np.float64]:
     """Maps logits (n, views, d) to predictions (n, k): of the mean logit, or the views' mean or votes.
 
     A view that does not decide between classes gives each of them its part.
