@@ -72,7 +72,7 @@ def without_line(text: str) -> str:
 
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-    """Runs the recipe with a plugin; returns code and standard error, with PLUGIN and AT for file and line."""
+    """Runs the recipe with a plugin; returns code and standard error; PLUGIN and AT are file and line."""
     monkeypatch.chdir(tmp_path)
     recipe = write_recipe(tmp_path)
 
