@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 
 MOST_PROBLEMS = 100
 LONGEST_PROBLEM = 600
@@ -101,6 +104,24 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     text = " ".join(str(error).split())
     text = text if len(text) <= limit else text[:limit] + " ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def at_place(error: BaseException, limit: int = 300) -> str:
+    """Returns an error in one line with the innermost line of the plugin's own code that it went through."""
+    frames = [
+        (str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    # the core calls a plugin, perhaps through torch: the first frame that is neither's is the plugin's
+    others = {"fusionkit", "torch", *sys.stdlib_module_names}
+    package = next((name for name, _, _ in frames if name not in others), None)
+    own = [(code, line) for name, code, line in frames if name == package]
+    if not own:
+        return one_line(error, limit)
+    code, line = own[-1]
+    file = PurePath(code.co_filename)
+    shown = f"{file.parent.name}/{file.name}" if file.name == "__init__.py" else file.name
+    return f"{one_line(error, limit)}; {shown}, line {line}, in {code.co_name}"
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:

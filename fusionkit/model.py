@@ -18,8 +18,9 @@ from fusionkit.errors import (
     FusionkitError,
     IntegrityError,
     PluginError,
+    RecipeError,
+    at_place,
     is_out_of_memory,
-    one_line,
 )
 from fusionkit.network import refused_network
 from fusionkit.recipe.checks import learns
@@ -68,7 +69,7 @@ def calling(
         if is_out_of_memory(error) or "more than 1 value per channel" in str(error):
             raise
         raise PluginError(
-            f"{path}: `{method}` fails ({one_line(error)}). Mend the plugin, or look at its options."
+            f"{path}: `{method}` fails ({at_place(error)}). Mend the plugin, or look at its options."
         ) from error
 
 
@@ -254,7 +255,7 @@ class PartFactory:
             except FusionkitError as error:
                 if refusal is not None and refusal.was_asked:
                     raise NotHereError(_not_here(plan)) from error
-                if isinstance(error, DataError | IntegrityError):
+                if isinstance(error, DataError | IntegrityError | RecipeError):
                     raise type(error)(_located(plan, error.problems, self.data_root)) from error
                 raise
         return _checked(module, plan)
@@ -298,14 +299,17 @@ def _not_here(plan: PartPlan) -> str:
 
 
 def _located(plan: PartPlan, problems: Sequence[str], data_root: Path) -> list[str]:
-    """Returns what is wrong with a part's files, with the place in the recipe that names them."""
+    """Returns what is wrong with a part's options, columns or files, with their place in the recipe."""
     paths = {name: f"{path}: " for name, path in data_files(plan.config, data_root).items()}
 
     def locate(problem: str) -> str:
         for name, path in paths.items():
             if problem.startswith(path):
                 return f"{_node(plan)}.{name}: {problem}"
-        is_option = problem.partition(": ")[0] in type(plan.config).model_fields
+        where = problem.partition(": ")[0]
+        if where == "columns" and plan.modality is not None:
+            return f"modalities.{plan.modality}.{problem}"
+        is_option = where.partition(".")[0] in {"use", *type(plan.config).model_fields}
         return f"{_node(plan)}{'.' if is_option else ': '}{problem}"
 
     return [locate(problem) for problem in problems]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -65,9 +66,13 @@ def write_plugin(folder: Path, **code: str) -> Path:
     return path
 
 
+def without_line(text: str) -> str:
+    return re.sub(r"\w+(\.py)?, line \d+, in [\w<>]+\)", "PLUGIN, AT)", text)
+
+
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-    """Runs the recipe with a plugin; returns code and standard error, with the plugin's path as PLUGIN."""
+    """Runs the recipe with a plugin; returns code and standard error; PLUGIN and AT are file and line."""
     monkeypatch.chdir(tmp_path)
     recipe = write_recipe(tmp_path)
 
@@ -77,7 +82,8 @@ def run(tmp_path, capsys, monkeypatch):
         )
         assert out == ""
         assert "Traceback" not in err
-        return code, err.replace(str(recipe), "RECIPE").replace(plugin.name, "PLUGIN")
+        err = err.replace(str(recipe), "RECIPE").replace(plugin.name, "PLUGIN")
+        return code, without_line(err)
 
     return run_it
 
@@ -114,12 +120,13 @@ def test_a_plugin_that_does_not_import(run, tmp_path, text, said):
         (
             {"build": "raise SystemExit(0)"},
             [ENCODER],
-            "image.encoder: `build of bad` fails (SystemExit: 0). Mend the plugin, or look at its options.",
+            "image.encoder: `build of bad` fails (SystemExit: 0; PLUGIN, AT). "
+            "Mend the plugin, or look at its options.",
         ),
         (
             {"build": "return 1 / 0"},
             [ENCODER],
-            "image.encoder: `build of bad` fails (ZeroDivisionError: division by zero). "
+            "image.encoder: `build of bad` fails (ZeroDivisionError: division by zero; PLUGIN, AT). "
             "Mend the plugin, or look at its options.",
         ),
         (
@@ -143,7 +150,7 @@ def test_a_source_that_cannot_read(run, tmp_path):
     source = 'type("Bad", (toy_images.PictureSource,), {"read": lambda self, context: 1 / 0})(None)'
     assert run(write_plugin(tmp_path, source=source), "source={use: bad}") == (
         5,
-        "error: source: `read of bad` fails (ZeroDivisionError: division by zero). "
+        "error: source: `read of bad` fails (ZeroDivisionError: division by zero; PLUGIN, AT). "
         "Mend the plugin, or look at its options.\n",
     )
 
@@ -245,8 +252,8 @@ NOT_FINITE = "gives values that are not finite for sample "
         ("return y[0]", f"gives (4,) float32, {DUE}"),
         ("return y.long()", f"gives (8, 4) int64, {DUE}"),
         ("return 3", f"gives int, {DUE}"),
-        ("raise ValueError('no luck')", f"`forward` fails (ValueError: no luck). {OPTIONS}"),
-        ("raise SystemExit(0)", f"`forward` fails (SystemExit: 0). {OPTIONS}"),
+        ("raise ValueError('no luck')", f"`forward` fails (ValueError: no luck; PLUGIN, AT). {OPTIONS}"),
+        ("raise SystemExit(0)", f"`forward` fails (SystemExit: 0; PLUGIN, AT). {OPTIONS}"),
         ("return y @ y", "`forward` fails (RuntimeError: mat1 and mat2 shapes cannot be multiplied "),
     ],
     ids=["width", "one row", "integers", "no tensor", "error", "exit", "torch's error"],
@@ -258,10 +265,8 @@ def test_an_encoder_that_learns_and_breaks_its_contract(run, tmp_path, how, said
     assert len(err.splitlines()) == 1
     if "luck" in how:
         event = last_event(tmp_path)
-        assert (event["event"], event["problems"]) == (
-            "run_stopped",
-            [err.removeprefix("error: ").rstrip("\n")],
-        )
+        assert event["event"] == "run_stopped"
+        assert list(map(without_line, event["problems"])) == [err.removeprefix("error: ").rstrip("\n")]
         assert "ValueError: no luck" in event["traceback"]
         assert "in forward" in event["traceback"], "the plugin's own line"
 
@@ -308,7 +313,7 @@ def test_a_frozen_encoder_that_breaks_its_contract(run, tmp_path, how, said):
         ("return y - y.mean(0)", OTHER),
         ("CALLS.append(1); return y + len(CALLS)", OTHER),
         ("return y / 0", NOT_FINITE),
-        ("raise KeyError('k')", f"`forward` fails (KeyError: 'k'). {OPTIONS}"),
+        ("raise KeyError('k')", f"`forward` fails (KeyError: 'k'; PLUGIN, AT). {OPTIONS}"),
     ],
     ids=["width", "float64", "neighbours", "state", "infinite", "error"],
 )
@@ -326,7 +331,7 @@ def test_a_raiser_that_breaks_its_contract(run, tmp_path, how, said):
         ("return y.argmax(1)", "gives (8,) int64, and (8, 2) floats are due. Mend the plugin."),
         ("return y if self.training else y - y.mean(0)", OTHER),
         ("return y if self.training else y / 0", NOT_FINITE),
-        ("return f['picture']", f"`forward` fails (KeyError: 'picture'). {OPTIONS}"),
+        ("return f['picture']", f"`forward` fails (KeyError: 'picture'; PLUGIN, AT). {OPTIONS}"),
     ],
     ids=["width", "integers", "neighbours", "infinite", "error"],
 )
@@ -351,7 +356,7 @@ def test_a_head_that_breaks_its_contract(run, tmp_path, how, said):
         ),
         (
             "raise ArithmeticError('singular')",
-            "`fit` fails (ArithmeticError: singular). Mend the plugin, or look at its options.",
+            "`fit` fails (ArithmeticError: singular; PLUGIN, AT). Mend the plugin, or look at its options.",
         ),
     ],
     ids=["width", "shape", "error"],

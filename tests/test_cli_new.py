@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import call, environment
 from packaging.requirements import Requirement
@@ -18,6 +20,7 @@ from packaging.version import Version
 
 from fusionkit import __version__, cli
 from fusionkit.cli import new
+from fusionkit.errors import DataError
 from fusionkit.registry import Registry
 from fusionkit.specs import COMPONENT_KINDS
 from fusionkit.testing import parametrize_with_checks
@@ -125,6 +128,10 @@ def test_a_readme_has_ten_lines_and_a_test_about_six():
         (["head", "torch"], "a module torch is installed already. Choose another name, such as my_torch."),
         (["raiser", "heads"], "a module fusionkit_heads is installed already. Choose another name, such as"),
         (["head", "gated"], "there is a head gated already, of plugin fusionkit_heads. Choose another name."),
+        (
+            ["encoder", "pixels"],
+            "there is an encoder pixels already, of plugin fusionkit_pixels. Choose another",
+        ),
         (["encoder", "tensor"], "Tensor means something else in the template. Choose another name, such as"),
         (["encoder", "component"], "ComponentConfig means something else in the template. Choose another na"),
         (["head", "pulse", "--into", "no"], "--into no: there is no such folder. Make it first."),
@@ -173,6 +180,34 @@ def test_what_cannot_be_written_whole_is_not_written(folder, capsys, monkeypatch
     assert (code, out) == (8, "")
     assert "No space left on device" in err
     assert files_of(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.zeros(0), "not a signal (shape: (0,)). One finite value a step is due, at least one."),
+        (np.zeros((2, 3)), "not a signal (shape: (2, 3)). One finite value a step is due, at least one."),
+        (np.array([0, np.inf]), "not a signal (shape: (2,)). One finite value a step is due, at least one."),
+        (np.full(3, 1e300), "not a signal (shape: (3,)). One finite value a step is due, at least one."),
+        (np.ones(3, dtype=complex), "not real numbers (dtype: complex128). Save integers or floats."),
+        (np.ones(3, dtype=bool), "not real numbers (dtype: bool). Save integers or floats."),
+        (np.array(["1"]), "not real numbers (dtype: <U1). Save integers or floats."),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_the_encoders_template_refuses_what_is_no_signal(folder, values, said):
+    read = importlib.import_module("fusionkit_my_encoder.signals").read
+    np.save(folder / "a.npy", values)
+    with pytest.raises(DataError) as error:
+        read(folder / "a.npy", 16)
+    assert error.value.problems == (f"{folder / 'a.npy'}: {said}",)
+
+
+def test_the_encoders_template_reads_integers_cut_or_filled_up(folder):
+    read = importlib.import_module("fusionkit_my_encoder.signals").read
+    np.save(folder / "a.npy", np.arange(3))
+    assert read(folder / "a.npy", 5).tolist() == [0, 1, 2, 0, 0]
+    assert read(folder / "a.npy", 2).tolist() == [0, 1]
 
 
 def test_the_wheel_holds_the_templates():

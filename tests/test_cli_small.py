@@ -182,6 +182,30 @@ def test_every_installed_component_can_be_shown(call):
         assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_folder_or_a_word_beside_the_plugin_is_told_its_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("fusionkit-topk/fusionkit_topk", "nothing"):
+        Path(folder).mkdir(parents=True)
+    Path("fusionkit-topk/fusionkit_topk/__init__.py").touch()
+    Path("near_by.py").touch()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["-p", "fusionkit-topk", "-p", "nothing", "-p", "near_by", "list"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: -p fusionkit-topk: a folder without __init__.py. "
+        "Name the package in it: fusionkit-topk/fusionkit_topk.",
+        "error: -p nothing: a folder without __init__.py. Name a package's folder or a .py file.",
+        "error: -p near_by: there is no module of that name. Did you mean near_by.py?",
+    ]
+
+
+def test_the_module_is_the_command_line_too():
+    command = [sys.executable, "-m", "fusionkit", "list", "heads"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: list: there is no kind of component called 'heads'.")
+
+
 def test_schema_prints_a_json_schema(call):
     code, out, _ = call("schema")
     assert code == 0

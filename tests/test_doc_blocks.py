@@ -9,8 +9,10 @@ import re
 import shlex
 import tomllib
 from collections import Counter
+from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 from doc_blocks import BLOCKS, PAGES, ROOT, as_recipe, blocks_of
@@ -59,6 +61,19 @@ def test_every_line_of_a_command_is_one(block):
 @pytest.mark.parametrize("block", of("python"))
 def test_python_compiles(block):
     compile(block.text, str(block), "exec")
+
+
+def test_rows_of_several_lengths_do_not_see_their_padding():
+    (text,) = [block.text for block in BLOCKS if block.language == "python" and "def collate" in block.text]
+    names: dict[str, Any] = {}
+    exec(text, names)
+    torch.manual_seed(0)
+    part, lengths = names["Convolutions"](4), (1, 2, 5, 9, 14, 32, 33)
+    items = [torch.randn(length).numpy() for length in lengths]
+    with torch.no_grad():
+        alone = torch.cat([part(names["collate"]([item])) for item in items])
+        together = part(names["collate"](items))
+    torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize("block", of("toml"))

@@ -218,7 +218,7 @@ def test_features_that_are_not_finite_are_the_plugins_mistake(tmp_path, reader, 
         ensure(table, reader, make_units([1], 1), lambda raw: torch.full((len(raw), 2), value))
     assert str(error.value) == (
         "image.encoder: its features are not finite for sample sample01 (subject subject00). "
-        "Mend the plugin or the weights."
+        "Look at this row's file, mend the plugin or the weights."
     )
     assert table.missing(reader.feature_keys(make_units([1], 1), training=True)).tolist() == [0]
 

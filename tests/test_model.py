@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from fusionkit.core_parts import Scale
 from fusionkit.data.batches import make_units
-from fusionkit.errors import PluginError
+from fusionkit.errors import PluginError, RecipeError
 from fusionkit.model import (
     FusionModel,
     ModalityBatch,
@@ -243,6 +244,34 @@ def test_chains_are_in_data_flow_order_with_a_scale_where_it_is_asked_for(tmp_pa
     assert (factory.dim("image"), factory.dim("record")) == (4, 5)
     raw = PartFactory(toy_images.load("modalities.record.standardize=false"), 2, tmp_path)
     assert raw.chain("record") == ["record.encoder", "record.raiser"]
+
+
+@pytest.mark.parametrize(
+    ("said", "located"),
+    [
+        (
+            "columns: one is read (given: a, b). Name it.",
+            "modalities.image.columns: one is read (given: a, b).",
+        ),
+        ("width: too wide (given: 9). Lower it.", "modalities.image.encoder.width: too wide (given: 9)."),
+        ("input.size: too small (given: 1). Raise it.", "modalities.image.encoder: input.size: too small "),
+    ],
+)
+def test_what_a_part_refuses_is_located_in_the_recipe(tmp_path, monkeypatch, said, located):
+    factory = PartFactory(toy_images.load(), 2, tmp_path)
+
+    class Wide(ComponentConfig):
+        width: int = 9
+
+    def refuse(*given):
+        raise RecipeError(said)
+
+    plan = factory.loaded.parts["image.encoder"]
+    plan = replace(plan, config=Wide(), card=replace(plan.card, build=refuse, config=Wide))
+    monkeypatch.setitem(factory.loaded.parts, "image.encoder", plan)
+    with pytest.raises(RecipeError) as error:
+        factory.build("image.encoder", 0)
+    assert error.value.problems[0].startswith(located)
 
 
 def test_what_is_no_module_is_the_plugins_mistake(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,53 @@ def test_json_has_the_component_the_example_and_the_reason(capsys):
         "status": "fail",
         "reason": f"bad.0: {SENTENCE}",
     }
+
+
+FAILING = """
+from fusionkit import ComponentConfig, RaiserSpec, hookimpl
+
+def build(config, input_dim):
+    from failing.network import Fails
+    return Fails()
+
+@hookimpl
+def fusionkit_components():
+    return [RaiserSpec(name="failing", summary="A toy.", source="ours", build=build,
+                       examples=(ComponentConfig(),))]
+"""
+FAILING_PART = """import torch
+
+class Fails(torch.nn.Module):
+    input_dim = output_dim = 5
+
+    def forward(self, features):
+        return self.widen(features)
+
+    def widen(self, features):
+        return torch.ones(3) @ torch.ones(2)
+"""
+
+
+def test_a_fault_in_the_plugins_code_is_told_once_with_its_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "failing").mkdir()
+    (tmp_path / "failing" / "__init__.py").write_text(FAILING)
+    (tmp_path / "failing" / "network.py").write_text(FAILING_PART)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["-p", str(tmp_path / "failing"), "check", "failing"])
+    assert stop.value.code == 5
+    lines = [line for line in capsys.readouterr().out.splitlines() if " fail  " in line]
+    place = "network.py, line 10, in widen"
+    assert len(lines) == 2
+    assert f"; {place}). Mend the plugin, or look at its options." in lines[0], lines
+    assert re.fullmatch(
+        rf"  and \d+ more checks +fail +for the reason of {lines[0].split()[0]}, from check_\w+ on", lines[1]
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["-p", str(tmp_path / "failing"), "check", "failing", "--json"])
+    failed = [entry for entry in json.loads(capsys.readouterr().out) if entry["status"] == "fail"]
+    assert len(failed) == 1 + int(re.search(r"\d+", lines[1])[0])
+    assert all(place in entry["reason"] for entry in failed)
 
 
 def test_an_unknown_name_is_told_with_the_nearest_one(capsys):

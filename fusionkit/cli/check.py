@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from fusionkit.registry import Registry
     from fusionkit.specs import Spec
-    from fusionkit.testing.case import Case
+    from fusionkit.testing.case import Case, Check
 
 WIDTHS = (30, 16)
 """Of the columns for a check and for how it went."""
@@ -28,27 +30,43 @@ def run(
 ) -> None:
     """Check components against the contract (docs/contract.md), on each of their examples.
 
-    Exit code 5 if a clause is broken. What does not apply is said, and is not counted as passed.
+    Exit code 5 if a clause is broken; a fault that breaks several is told once. What does not apply is said,
+    and is not counted as passed.
     """
     from fusionkit.testing.kit import pair
 
-    found, case = [], None
+    found: list[dict[str, Any]] = []
     for card in _find(context.obj.registry, names):
-        for each, check in pair(card):
-            status, reason = check.look(each)
-            found.append({**_describe(each), "check": check.name, "status": status, "reason": reason})
-            if as_json:
-                continue
-            if each != case:
-                print(_title(each), flush=True)
-                case = each
-            print(_line(check.name, status, reason.removeprefix(f"{each.id}: ")), flush=True)
+        for case, pairs in groupby(pair(card), lambda each: each[0]):
+            found += _look(case, [check for _, check in pairs], tells=not as_json)
     counts = {status: 0 for status in ("pass", "fail", "does not apply")}
     for entry in found:
         counts[entry["status"]] += 1
     print(json.dumps(found, indent=2) if as_json else ", ".join(f"{n} {text}" for text, n in counts.items()))
     if counts["fail"]:
         raise typer.Exit(5)
+
+
+def _look(case: Case, checks: Sequence[Check], *, tells: bool) -> Iterator[dict[str, Any]]:
+    """Yields how each check of a case went, and prints it; a sentence that fails several stands once."""
+    failed: dict[str, list[str]] = {}
+    tell: Callable[[str], None] = partial(print, flush=True) if tells else _keep_quiet
+    tell(_title(case))
+    for check in checks:
+        status, reason = check.look(case)
+        alike = failed.setdefault(reason, []) if status == "fail" else []
+        alike.append(check.name)
+        if len(alike) == 1:
+            tell(_line(check.name, status, reason.removeprefix(f"{case.id}: ")))
+        yield {**_describe(case), "check": check.name, "status": status, "reason": reason}
+    for first, *more in failed.values():
+        if more:
+            counted = f"and {len(more)} more check{'s' if len(more) > 1 else ''}"
+            tell(_line(counted, "fail", f"for the reason of {first}, from {more[0]} on"))
+
+
+def _keep_quiet(line: str) -> None:
+    """Prints nothing."""
 
 
 def _find(registry: Registry, names: list[str]) -> list[Spec]:

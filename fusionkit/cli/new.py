@@ -68,7 +68,8 @@ def _look_at_name(kind: str, name: str, registry: Registry) -> Iterator[str]:
         yield f"new: {name} is a word of Python. Choose another name, such as my_{name}."
     elif name in registry.names(kind):
         owners = " and ".join(plugin.name for card, plugin in registry.cards(kind) if card.name == name)
-        yield f"new: there is a {kind} {name} already, of plugin {owners}. Choose another name."
+        article = "an" if kind == "encoder" else "a"
+        yield f"new: there is {article} {kind} {name} already, of plugin {owners}. Choose another name."
     else:
         for module in (name, f"fusionkit_{name}"):
             if _is_module(module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.data.images import ImageInput
-from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, one_line
+from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, at_place
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.model import calling, to_fp32
 from fusionkit.specs import TABULAR_KINDS, ColumnSpec, ComponentConfig, EncoderSpec, Spec, kind_of
@@ -265,7 +265,7 @@ class Check:
         except FusionkitError as error:
             raise BreachError(error.problems[0]) from error
         except BaseException as error:  # a plugin may raise anything, SystemExit included
-            raise BreachError(f"{case.id}: fails ({one_line(error)}). Mend the plugin.") from error
+            raise BreachError(f"{case.id}: fails ({at_place(error)}). Mend the plugin.") from error
 
     def look(self, case: Case) -> tuple[Literal["pass", "fail", "does not apply"], str]:
         """Looks at a case and returns how it went, with the reason."""

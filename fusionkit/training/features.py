@@ -222,5 +222,8 @@ def _checked(values: Tensor, reader: ModalityReader, part: Units) -> Tensor:
     is_bad = ~torch.isfinite(values).all(1)
     if bool(is_bad.any()):
         where = reader.manifest.where(int(part.rows[int(is_bad.nonzero()[0])]))
-        raise PluginError(f"{path}: its features are not finite for {where}. Mend the plugin or the weights.")
+        raise PluginError(
+            f"{path}: its features are not finite for {where}. Look at this row's file, mend the plugin or "
+            "the weights."
+        )
     return values

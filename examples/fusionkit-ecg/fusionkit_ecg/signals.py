@@ -25,9 +25,12 @@ def read(path: Path, leads: int, length: int) -> np.ndarray[Any, Any]:
 
     try:
         with path.open("rb") as file:
-            values = read_array(file, allow_pickle=False).astype(np.float32)
+            values = read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a .npy file of numbers ({error}). Save it again.") from None
+    if values.dtype.kind not in "iuf":  # a complex number or a truth value is no measurement
+        raise DataError(f"{path}: not real numbers (dtype: {values.dtype}). Save integers or floats.")
+    values = values.astype(np.float32)
     if values.ndim != 2 or values.shape[1] != leads or not len(values) or not np.isfinite(values).all():
         raise DataError(
             f"{path}: not an electrocardiogram of {leads} leads (shape: {values.shape}). "

@@ -1,7 +1,7 @@
 """An encoder of 1-D signals in .npy files: its card. What is heavy is imported inside a function.
 
-Three places are yours, each with a comment `yours`: the options and the card here, how a file becomes
-an array in signals.py, and the network in network.py.
+Lines to change have a comment `yours`: the options and the card here, how a file becomes an array (and
+arrays a batch, where lengths differ) in signals.py, and the network in network.py.
 """
 
 from __future__ import annotations

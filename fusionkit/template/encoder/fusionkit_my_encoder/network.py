@@ -16,7 +16,7 @@ class MyEncoder(nn.Module):
 
     Shape:
         (n, 1, length) -> (n, output_dim).
-    """
+    """  # yours: say what it does, and of which shape
 
     def __init__(self, config: MyEncoderConfig, columns: Mapping[str, ColumnSpec]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How a cell becomes an array, and arrays a batch: the input spec. Only `read` is likely to be yours."""
+"""How a cell becomes an array, and arrays a batch: the input spec. `read` is yours, and perhaps `collate`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ def read(path: Path, length: int) -> np.ndarray[Any, Any]:
 
     try:
         with path.open("rb") as file:
-            values = read_array(file, allow_pickle=False).astype(np.float32)
+            values = read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a .npy file of numbers ({error}). Save it again.") from None
-    if values.ndim != 1 or not np.isfinite(values).all():
-        raise DataError(f"{path}: not a signal (shape: {values.shape}). One finite value per step is read.")
+    if values.dtype.kind not in "iuf":  # a complex number or a truth value is no measurement
+        raise DataError(f"{path}: not real numbers (dtype: {values.dtype}). Save integers or floats.")
+    values = values.astype(np.float32)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise DataError(
+            f"{path}: not a signal (shape: {values.shape}). One finite value a step is due, at least one."
+        )
     signal = np.zeros(length, dtype=np.float32)
     signal[: len(values)] = values[:length]
     return signal
@@ -35,6 +40,7 @@ def read(path: Path, length: int) -> np.ndarray[Any, Any]:
 class SignalInput:
     """Reads one column of files; an item is an array (length,), a batch a tensor (n, 1, length)."""
 
+    # yours: this docstring and collate's say the shapes
     def __init__(self, length: int, columns: Mapping[str, ColumnSpec]) -> None:
         if len(columns) != 1:
             given = ", ".join(columns) or "none"
@@ -47,9 +53,11 @@ class SignalInput:
         """Returns all that changes what `read` gives; stored features are known by it."""
         return {
             "input": "my_encoder",
+            # yours: raise it in a released package when `read` gives something else; with -p and after
+            # `pip install -e` a hash of these files is part of what features are known by
             "version": 1,
-            "length": self.length,
-        }  # yours: say all options of `read`
+            "length": self.length,  # yours: say all options of `read`
+        }
 
     def views(self, *, training: bool) -> tuple[str, ...]:
         """Returns the names of the views of one file: here one."""
@@ -73,4 +81,5 @@ class SignalInput:
         """Stacks arrays into (n, 1, length), float32."""
         import torch
 
+        # yours, where lengths differ: pad, and hand over a mask (docs/plugins.md: rows of several lengths)
         return torch.from_numpy(np.stack(items)).unsqueeze(1)

@@ -39,7 +39,8 @@ def write_samples(config: MySourceConfig, data_root: Path, n_patients: int = 8) 
         is_ill = number % 2
         pixels = rng.integers(0, 200, (16, 16, 3)) + 20 * is_ill
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-        visit = {"image": f"{number}.png", "age": 40 + number, "smoker": ("no", "yes")[number // 2 % 2]}
+        age = 40 + number + 12 * is_ill
+        visit = {"image": f"{number}.png", "age": age, "smoker": ("no", "yes")[number // 2 % 2]}
         patient = {"patient": f"p{number}", "diagnosis": ("healthy", "ill")[is_ill], "visits": [visit]}
         (folder / f"{number}.json").write_text(json.dumps(patient), encoding="utf-8")
 
