@@ -117,8 +117,7 @@ def examine(
     try:
         outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
         problems = same_outcomes(task, manifest)
-        codes = groups_of(task, outcomes)
-        names = {subject: task.groups[code] for subject, code in codes.items() if code >= 0}
+        names = {s: task.groups[code] for s, code in groups_of(task, outcomes).items() if code >= 0}
         if not (manifest.problems or problems):  # else what a split lacks may be what a row lacks
             folds = make_folds(recipe.split, manifest, names, recipe.seed, task.needed)
     except DataError as error:
@@ -150,10 +149,10 @@ def examine(
         threads=device.threads,
         tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
     )
-    is_whole = not (audit.errors or problems or absent)
-    idle = _idle(recipe, readers, folds) if is_whole else []
-    warnings = [*audit.warnings, *unseen, *idle]
-    audit = replace(audit, errors=[*audit.errors, *problems, *absent], warnings=warnings)
+    errors, warnings = [*audit.errors, *problems, *absent], [*audit.warnings, *unseen]
+    audit = replace(
+        audit, errors=errors, warnings=warnings + ([] if errors else _idle(recipe, readers, folds))
+    )
     tell("audited", {"errors": audit.problems(), "warnings": [found.message for found in audit.warnings]})
     return Prepared(variants, folds, outcomes, audit)
 

@@ -6,13 +6,17 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
 from fusionkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from fusionkit.learned import LearnedRun
+    from fusionkit.predict import Answers
 
 
 def run(
@@ -52,7 +56,6 @@ def run(
     """
     from fusionkit.learned import open_run
     from fusionkit.predict import predict, read_rows
-    from fusionkit.recipe.task_nodes import OF_NUMBERS
     from fusionkit.run_folder import followed
     from fusionkit.store import write_atomic
 
@@ -65,22 +68,25 @@ def run(
     if answers.changes:
         changed = "; ".join(answers.changes)
         typer.echo(f"warning: not as in the run, so probabilities may differ: {changed}.", err=True)
-    if as_json:
-        entry = dataclasses.asdict(answers)
-        del entry["kind"]  # `columns` says what the numbers are
-        if answers.kind in OF_NUMBERS:
-            for row in entry["rows"]:
-                row["predictions"] = row.pop("probabilities")
-        else:
-            entry["thresholds"] = {name: learned.thresholds[name] for name in learned.models}
-        text = json.dumps(entry) + "\n"
-    else:
-        text = answers.to_csv()
+    text = _as_json(answers, learned) if as_json else answers.to_csv()
     if output is None:
         print(text, end="")
     else:
         write_atomic(output, text.encode())
         typer.echo(f"{len(answers.rows)} row{'s' * (len(answers.rows) != 1)}: {output}", err=True)
+
+
+def _as_json(answers: Answers, learned: LearnedRun) -> str:
+    from fusionkit.recipe.task_nodes import OF_NUMBERS
+
+    entry = dataclasses.asdict(answers)
+    del entry["kind"]  # `columns` says what the numbers are
+    if answers.kind in OF_NUMBERS:
+        for row in entry["rows"]:
+            row["predictions"] = row.pop("probabilities")
+    else:
+        entry["thresholds"] = {name: learned.thresholds[name] for name in learned.models}
+    return json.dumps(entry) + "\n"
 
 
 def _check_output(output: Path | None, rows: Path, run_folder: Path) -> None:
