@@ -28,7 +28,7 @@ SMALLER = {
     r"fresh_patients: 400": "fresh_patients: 16",
     r"images_per_patient: 4": "images_per_patient: 1",
     r"subjects: (300|400)": "subjects: 24",
-    r"fresh_subjects: 500": "fresh_subjects: 16",
+    r"fresh_subjects: 500": "fresh_subjects: 40",  # so that each of four grades is there
     r"width: 96": "width: 48",
     r"height: 72": "height: 36",
     r"size: 48": "size: 32",
