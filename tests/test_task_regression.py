@@ -17,8 +17,9 @@ from task_toys import truth
 
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.evaluate import Seen, evaluate
-from fusionkit.evaluation.aggregate import SampleRows, aggregate_subjects, subject_numbers
+from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, aggregate_subjects, subject_numbers
 from fusionkit.evaluation.regression import RegressionMeasures
+from fusionkit.evaluation.report import build_report
 from fusionkit.evaluation.summary import report_text
 from fusionkit.learned import open_run
 from fusionkit.predict import Answers, Prediction, predict, read_rows
@@ -57,6 +58,19 @@ def test_what_cannot_be_estimated_says_why():
     assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
         {"r2": np.nan, "mae": 0, "rmse": 0, "spearman": np.nan}, nan_ok=True
     )
+
+
+def test_a_correlation_with_one_prediction_for_all_says_so(done):
+    outcomes, same = np.arange(6.0)[:, None], np.ones((6, 1))
+    names = list("abcdef")
+    folds = [FoldPredictions(0, 0, SampleRows(names, names, outcomes, same))]
+    known = {name: (float(i),) for i, name in enumerate(names)}
+    report = build_report({"one": folds}, known, MEASURES, load(TASK)[0].recipe.evaluation)
+    model = report["models"]["one"]
+    reason = "not estimable: every prediction is the same"
+    assert model["subject"]["spearman"] == {"value": None, "low": None, "high": None, "reason": reason}
+    assert model["pooled"]["spearman"]["reason"] == reason
+    assert model["sample_reasons"] == model["folds"][0]["reasons"] == {"spearman": reason}
 
 
 def test_the_loss_is_of_training_standard_deviations_and_rescale_undoes_it():
@@ -231,6 +245,24 @@ def test_what_the_task_cannot_do_is_said_when_the_recipe_is_loaded(overrides, pr
     with pytest.raises(RecipeError) as caught:
         load(TASK, *overrides)
     assert any(problem in text for text in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("text", ["1e200", "-1e101", "1e-200"])
+def test_a_number_of_which_no_square_can_be_told_is_refused(text, tmp_path):
+    with pytest.raises(DataError) as caught:
+        run_task(tmp_path, TASK, cells={"score": {"s0.0": text}})
+    assert caught.value.problems[0] == (
+        f"sample s0.0/0 (subject s0.0): score: its size is not from 1e-100 to 1e+100 ('{text}'). "
+        "Mend the cell, or blank it."
+    )
+
+
+def test_a_column_of_the_outcome_that_is_named_as_input_is_one_mistake():
+    with pytest.raises(RecipeError) as caught:
+        load(TASK, "modalities.two.columns=[score]")
+    assert [text.split(": ", 1)[1] for text in caught.value.problems] == [
+        "modalities.two.columns[0]: an outcome cannot be an input ('score' is task.column)."
+    ]
 
 
 def test_columns_of_the_outcome_are_left_out_by_default():

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 
+LARGEST = 1e100
+"""The largest outcome: squares of it, and their sums, stay far from the end of float64; ours."""
 SHOWN = 20
 """Wrong cells that are named one by one."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -54,7 +56,11 @@ def answers_of(
 def read_number(text: str) -> float | str:
     """Returns a finite number, or what is wrong."""
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    return value if math.isfinite(value) else "not a number"
+    if not math.isfinite(value):
+        return "not a number"
+    if abs(value) > LARGEST or 0 < abs(value) < 1 / LARGEST:
+        return f"its size is not from {1 / LARGEST:g} to {LARGEST:g}"
+    return value
 
 
 def texts_of(manifest: Manifest, column: str, rows: Any = None) -> list[str | None]:
