@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -174,6 +176,23 @@ def test_differences_and_summary_are_of_the_explained_variance(done):
     assert "Fusion adds" in text
     assert " R2 over the one alone" in text
     assert "R2 with a share of two blanked" in text
+
+
+@pytest.mark.parametrize(("scale", "mae"), [(1e9, "7.5e+10"), (1e-9, "7.5e-08"), (1.0, "75")])
+def test_the_table_holds_errors_of_any_size_apart(done, scale, mae):
+    report = copy.deepcopy(done[1].report)
+    for model in report["models"].values():
+        for metric in ("mae", "rmse"):
+            known = {"value": 75.0 * scale, "low": 70.0 * scale, "high": 80.0 * scale}
+            model["subject"][metric] = known
+            model["sample"][metric] = 75.0 * scale
+    lines = report_text(report, 200).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("model"))
+    value, ends = ([cell for cell in re.split(" {2,}", line) if cell] for line in lines[head + 1 : head + 3])
+    assert value[:1] + value[2:4] == ["fused", mae, mae]
+    both = mae.replace("7.5", "7"), mae.replace("7.5", "8")
+    assert ends[2:4] == ([f"{both[0]} to {both[1]}"] * 2 if scale != 1 else ["70-80"] * 2)
+    assert max(map(len, report_text(report, 80).splitlines())) <= 80
 
 
 def test_predict_and_evaluate_speak_on_the_outcomes_scale(done):

@@ -24,7 +24,7 @@ from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import run_experiments
 from fusionkit.sweep_report import build_table, label_of
-from fusionkit.sweep_tables import table_csv, table_markdown, table_text
+from fusionkit.sweep_tables import _short, table_csv, table_markdown, table_text
 
 TASKS = {
     "ordinal": "{kind: ordinal}",
@@ -65,6 +65,12 @@ def test_a_sweep_compares_by_the_tasks_first_metric(kind, tmp_path):
     assert set(SHOWN[kind]) <= set(heads)
     assert "| one alone |" in table_markdown(entry)
     assert "one alone" in table_text(entry)
+
+
+def test_a_sweeps_text_keeps_zeros_within_a_number_and_shortens_large_ones():
+    assert _short({"value": 10.5, "low": 10.25, "high": 20.75}) == "10.500 10.25-20.75"
+    assert _short({"value": 0.5, "low": 0.25, "high": 0.75}) == "0.500 .25-.75"
+    assert _short({"value": 123456.0, "low": 110000.0, "high": 130000.0}) == "1.235e+05 1.1e+05-1.3e+05"
 
 
 def test_a_curve_over_missing_cells_is_of_the_tasks_metric(tmp_path):
