@@ -24,6 +24,11 @@ SHOWN = 20
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
+NAME_IT = "Name it under task.positive or task.negative, declare the column binary, or blank the cell."
+_NAMED = 5
+"""Rows that are named where they say the same."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """Which texts of a column mean yes and no."""
@@ -99,9 +104,9 @@ class OutcomeCells(ABC):
         """Returns the data with each row's group as its outcome, and every cell that is wrong named."""
         manifest.require_columns(self.columns, "task")
         values, wrong = self._read(manifest, range(len(manifest)))
-        problems = [f"{manifest.where(row)}: {sentence}" for row, sentence in wrong[:SHOWN]]
-        if len(wrong) > SHOWN:
-            n_more = len(wrong) - SHOWN
+        told = _told_once(manifest, wrong)
+        problems = [sentence for sentence, _ in told[:SHOWN]]
+        if n_more := sum(n_cells for _, n_cells in told[SHOWN:]):
             problems.append(f"task: and {n_more} more cell{'s' * (n_more > 1)} of the outcome.")
         codes = [self.group(value) for value in values.tolist()]
         return replace(
@@ -122,3 +127,19 @@ class OutcomeCells(ABC):
         return np.array([values for values, _ in found], dtype=np.float64).reshape(
             len(found), len(self.columns)
         ), wrong
+
+
+def _told_once(manifest: Manifest, wrong: Sequence[tuple[int, str]]) -> list[tuple[str, int]]:
+    """Returns sentences, each with its number of cells: one per cell, but one per text that is no answer."""
+    rows: dict[tuple[int, str], list[int]] = {}
+    for row, sentence in wrong:
+        rows.setdefault((-1 if sentence.endswith(NAME_IT) else row, sentence), []).append(row)
+    told = []
+    for (_, sentence), of_text in rows.items():
+        where = manifest.where(of_text[0])
+        if len(of_text) > 1:
+            more = ", ..." if len(of_text) > _NAMED else ""
+            named = ", ".join(manifest.samples[row] for row in of_text[:_NAMED])
+            where = f"{len(of_text)} samples ({named}{more})"
+        told.append((f"{where}: {sentence}", len(of_text)))
+    return told
