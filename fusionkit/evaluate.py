@@ -174,7 +174,8 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
 
 def _outcomes(learned: LearnedRun, manifest: Manifest, task: Task) -> Mapping[str, Outcome]:
     outcomes = outcomes_of(learned.loaded.recipe.evaluation.subject_outcome, manifest, task)
-    if all(task.group(outcome) < 0 for outcome in outcomes.values()):
+    # cells that cannot be read are named by the audit, and are no lack of a column
+    if not manifest.problems and all(task.group(outcome) < 0 for outcome in outcomes.values()):
         use = learned.loaded.source_plan.use
         raise DataError(f"{use}: no subject has an outcome. Name its column, or say predict.")
     return outcomes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -108,12 +109,15 @@ def _text_name(row: Mapping[str, Any]) -> str:
 def _short(estimate: Mapping[str, Any], sign: str = "") -> str:
     if estimate["value"] is None or estimate["low"] is None:
         return "none"
-    ends = (_round(estimate[end], 2, sign).replace("0.", ".", 1) for end in ("low", "high"))
+    # only a leading zero: 10.50 stays
+    ends = (re.sub(r"^([+-]?)0\.", r"\1.", _round(estimate[end], 2, sign)) for end in ("low", "high"))
     return f"{_round(estimate['value'], 3, sign)} {'-'.join(ends) if not sign else ' to '.join(ends)}"
 
 
 def _round(value: float, digits: int, sign: str = "") -> str:
-    """Returns a number; what rounds to nothing has no minus."""
+    """Returns a number; what rounds to nothing has no minus, and what is large has significant digits."""
+    if abs(value) >= 1000:
+        return f"{value:{sign}.{digits + 1}g}"
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
@@ -143,7 +147,7 @@ def _estimate(estimate: Mapping[str, Any], sign: str = "") -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else _round(value, 3)
 
 
 def _p(difference: Mapping[str, Any], entry: Mapping[str, Any]) -> str:

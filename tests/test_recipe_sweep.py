@@ -92,7 +92,7 @@ def test_the_models_of_a_run_are_named_as_its_report_names_them(folder, toy_regi
 def test_all_of_a_files_mistakes_are_said_at_once(folder, toy_registry):
     text = (
         "name: Widths\nbase: toy.yaml\nmetrics: accuracy\nmetric: auc\nvariants:\n"
-        "  - {name: a, paper: {accuracy: 92.9}}\n"
+        "  - {name: a, paper: {accuracy: null}}\n"
     )
     assert problems_of(folder, toy_registry, text) == [
         "sweep.yaml:1: name: a name is lower-case letters, digits and _, and starts with a letter "
@@ -102,8 +102,18 @@ def test_all_of_a_files_mistakes_are_said_at_once(folder, toy_registry):
         "sweep.yaml:4: metric: must be 'roc_auc', 'accuracy', 'sensitivity', 'specificity', "
         "'average_precision', 'concordance', 'quadratic_kappa', 'rank_error', 'r2', 'mae', 'rmse' or "
         "'spearman' ('auc').",
-        "sweep.yaml:6: variants[0].paper.accuracy: must be at most 1 (92.9).",
+        "sweep.yaml:6: variants[0].paper.accuracy: must be a number (null).",
     ]
+
+
+def test_what_a_paper_reports_is_from_0_to_1_where_the_metric_is(folder, toy_registry):
+    text = (
+        "name: widths\nbase: toy.yaml\nvariants:\n  - {name: a, paper: {accuracy: 92.9, mae: 12.5, r2: -1}}\n"
+    )
+    assert problems_of(folder, toy_registry, text)[0] == (
+        "sweep.yaml:4: variants[0].paper.accuracy: must be from 0 to 1 (92.9)."
+    )
+    assert len(problems_of(folder, toy_registry, text)) == 3  # mae and r2 are no metrics of a classification
 
 
 def test_names_seeds_and_references_are_checked(folder, toy_registry):

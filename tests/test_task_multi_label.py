@@ -98,7 +98,8 @@ def test_cells_mean_yes_and_no_as_given_or_as_declared():
     given = MultiLabel(node(positive=("y",), negative=("n",)))
     assert given.parse(manifest(rare=binary), ["y", "n"]) == ([1, 0], [])
     assert given.parse(manifest(), ["y", "maybe"])[1] == [
-        "rare: neither yes ('y') nor no ('n') ('maybe'). Mend the cell, or blank it."
+        "rare: neither yes ('y') nor no ('n') ('maybe'). Name it under task.positive or task.negative, "
+        "declare the column binary, or blank the cell."
     ]
 
 
@@ -155,12 +156,8 @@ def test_predict_and_evaluate_answer_with_probabilities(done):
 def test_cells_that_are_neither_are_all_named(tmp_path):
     with pytest.raises(DataError) as caught:
         run_task(tmp_path, TASK, cells={"likes": {"s0.1": "2"}, "rare": {"s0.1": "no", "s0.2": "no"}})
-    assert [text for text in caught.value.problems if "/0" in text] == [
-        "sample s0.1/0 (subject s0.1): likes: neither yes ('1') nor no ('0') ('2'). "
-        "Mend the cell, or blank it.",
-        *(
-            f"sample {s}/0 (subject {s}): rare: neither yes ('1') nor no ('0') ('no'). "
-            "Mend the cell, or blank it."
-            for s in ("s0.1", "s0.2")
-        ),
+    advice = "Name it under task.positive or task.negative, declare the column binary, or blank the cell."
+    assert list(caught.value.problems) == [
+        f"2 samples (s0.1/0, s0.1/1): likes: neither yes ('1') nor no ('0') ('2'). {advice}",
+        f"4 samples (s0.1/0, s0.1/1, s0.2/0, s0.2/1): rare: neither yes ('1') nor no ('0') ('no'). {advice}",
     ]

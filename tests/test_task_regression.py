@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +19,9 @@ from task_toys import truth
 
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.evaluate import Seen, evaluate
-from fusionkit.evaluation.aggregate import SampleRows, aggregate_subjects, subject_numbers
+from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, aggregate_subjects, subject_numbers
 from fusionkit.evaluation.regression import RegressionMeasures
+from fusionkit.evaluation.report import build_report
 from fusionkit.evaluation.summary import report_text
 from fusionkit.learned import open_run
 from fusionkit.predict import Answers, Prediction, predict, read_rows
@@ -57,6 +60,19 @@ def test_what_cannot_be_estimated_says_why():
     assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
         {"r2": np.nan, "mae": 0, "rmse": 0, "spearman": np.nan}, nan_ok=True
     )
+
+
+def test_a_correlation_with_one_prediction_for_all_says_so(done):
+    outcomes, same = np.arange(6.0)[:, None], np.ones((6, 1))
+    names = list("abcdef")
+    folds = [FoldPredictions(0, 0, SampleRows(names, names, outcomes, same))]
+    known = {name: (float(i),) for i, name in enumerate(names)}
+    report = build_report({"one": folds}, known, MEASURES, load(TASK)[0].recipe.evaluation)
+    model = report["models"]["one"]
+    reason = "not estimable: every prediction is the same"
+    assert model["subject"]["spearman"] == {"value": None, "low": None, "high": None, "reason": reason}
+    assert model["pooled"]["spearman"]["reason"] == reason
+    assert model["sample_reasons"] == model["folds"][0]["reasons"] == {"spearman": reason}
 
 
 def test_the_loss_is_of_training_standard_deviations_and_rescale_undoes_it():
@@ -162,6 +178,23 @@ def test_differences_and_summary_are_of_the_explained_variance(done):
     assert "R2 with a share of two blanked" in text
 
 
+@pytest.mark.parametrize(("scale", "mae"), [(1e9, "7.5e+10"), (1e-9, "7.5e-08"), (1.0, "75")])
+def test_the_table_holds_errors_of_any_size_apart(done, scale, mae):
+    report = copy.deepcopy(done[1].report)
+    for model in report["models"].values():
+        for metric in ("mae", "rmse"):
+            known = {"value": 75.0 * scale, "low": 70.0 * scale, "high": 80.0 * scale}
+            model["subject"][metric] = known
+            model["sample"][metric] = 75.0 * scale
+    lines = report_text(report, 200).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("model"))
+    value, ends = ([cell for cell in re.split(" {2,}", line) if cell] for line in lines[head + 1 : head + 3])
+    assert value[:1] + value[2:4] == ["fused", mae, mae]
+    both = mae.replace("7.5", "7"), mae.replace("7.5", "8")
+    assert ends[2:4] == ([f"{both[0]} to {both[1]}"] * 2 if scale != 1 else ["70-80"] * 2)
+    assert max(map(len, report_text(report, 80).splitlines())) <= 80
+
+
 def test_predict_and_evaluate_speak_on_the_outcomes_scale(done):
     home, result = done
     (home / "rows.csv").write_text("a,b,c\n0,0,0\n1,1,1\n")
@@ -231,6 +264,24 @@ def test_what_the_task_cannot_do_is_said_when_the_recipe_is_loaded(overrides, pr
     with pytest.raises(RecipeError) as caught:
         load(TASK, *overrides)
     assert any(problem in text for text in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("text", ["1e200", "-1e101", "1e-200"])
+def test_a_number_of_which_no_square_can_be_told_is_refused(text, tmp_path):
+    with pytest.raises(DataError) as caught:
+        run_task(tmp_path, TASK, cells={"score": {"s0.0": text}})
+    assert caught.value.problems[0] == (
+        f"sample s0.0/0 (subject s0.0): score: its size is not from 1e-100 to 1e+100 ('{text}'). "
+        "Mend the cell, or blank it."
+    )
+
+
+def test_a_column_of_the_outcome_that_is_named_as_input_is_one_mistake():
+    with pytest.raises(RecipeError) as caught:
+        load(TASK, "modalities.two.columns=[score]")
+    assert [text.split(": ", 1)[1] for text in caught.value.problems] == [
+        "modalities.two.columns[0]: an outcome cannot be an input ('score' is task.column)."
+    ]
 
 
 def test_columns_of_the_outcome_are_left_out_by_default():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -232,8 +233,26 @@ def test_everything_that_is_wrong_with_the_cells_is_said_at_once(tmp_path):
         "sample s0.2/0 (subject s0.2): months: not a number ('soon'). Mend the cell, or blank the outcome.",
         "sample s0.3/0 (subject s0.3): months: missing, where the other half of the outcome is known "
         f"('{truth(0, 160)['died'][3]}'). Fill it in, or blank both.",
-        "sample s0.4/0 (subject s0.4): died: neither yes ('1') nor no ('0') ('perhaps'). "
-        "Mend the cell, or blank the outcome.",
+        "2 samples (s0.4/0, s0.4/1): died: neither yes ('1') nor no ('0') ('perhaps'). Name it under "
+        "task.positive or task.negative, declare the column binary, or blank the cell.",
+    ]
+
+
+def test_words_for_events_are_named_once_each_and_nothing_else_is_said(done):
+    home, result = done
+    words = {f"s9.{i}": "dead" if died else "alive" for i, died in enumerate(truth(9, 160)["died"])}
+    overrides = ["source.seed=9", f"source.cells={json.dumps({'died': words})}"]
+    registry = load(TASK)[1]
+    learned = open_run(result.folder, registry, home, overrides)
+    with pytest.raises(DataError) as caught:
+        evaluate(learned, registry, places_in(home), tell, Seen(), home / "evaluations" / "words")
+    texts = list(words.values())
+    firsts = {word: [i for i, text in enumerate(texts) if text == word][:3] for word in dict.fromkeys(texts)}
+    assert list(caught.value.problems) == [
+        f"{2 * texts.count(word)} samples (s9.{a}/0, s9.{a}/1, s9.{b}/0, s9.{b}/1, s9.{c}/0, ...): died: "
+        f"neither yes ('1') nor no ('0') ('{word}'). Name it under task.positive or task.negative, declare "
+        "the column binary, or blank the cell."
+        for word, (a, b, c) in firsts.items()
     ]
 
 
@@ -249,5 +268,6 @@ def test_texts_of_the_event_may_be_given():
     assert task.parse(manifest, ["3.5", "dead"]) == ([3.5, 1.0], [])
     assert task.parse(manifest, ["3.5", "lost"]) == ([3.5, 0.0], [])
     assert task.parse(manifest, ["3.5", "1"])[1] == [
-        "e: neither yes ('dead') nor no ('alive' or 'lost') ('1'). Mend the cell, or blank the outcome."
+        "e: neither yes ('dead') nor no ('alive' or 'lost') ('1'). Name it under "
+        "task.positive or task.negative, declare the column binary, or blank the cell."
     ]

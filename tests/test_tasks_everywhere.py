@@ -24,7 +24,7 @@ from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import run_experiments
 from fusionkit.sweep_report import build_table, label_of
-from fusionkit.sweep_tables import table_csv, table_markdown, table_text
+from fusionkit.sweep_tables import _short, table_csv, table_markdown, table_text
 
 TASKS = {
     "ordinal": "{kind: ordinal}",
@@ -67,6 +67,12 @@ def test_a_sweep_compares_by_the_tasks_first_metric(kind, tmp_path):
     assert "one alone" in table_text(entry)
 
 
+def test_a_sweeps_text_keeps_zeros_within_a_number_and_shortens_large_ones():
+    assert _short({"value": 10.5, "low": 10.25, "high": 20.75}) == "10.500 10.25-20.75"
+    assert _short({"value": 0.5, "low": 0.25, "high": 0.75}) == "0.500 .25-.75"
+    assert _short({"value": 123456.0, "low": 110000.0, "high": 130000.0}) == "1.235e+05 1.1e+05-1.3e+05"
+
+
 def test_a_curve_over_missing_cells_is_of_the_tasks_metric(tmp_path):
     (tmp_path / "task.yaml").write_text(RECIPE.replace("TASK", TASKS["survival"]))
     lines = SWEEP.replace("VARIANTS", "curve: two").replace("reference: one alone\n", "").splitlines()
@@ -90,6 +96,19 @@ def test_a_sweep_compares_by_no_other_tasks_metric(more, problem, tmp_path):
     with pytest.raises(RecipeError) as caught:
         load_both(tmp_path, TASKS["survival"], more)
     assert [text.split(": ", 1)[1] for text in caught.value.problems] == [problem]
+
+
+def test_a_sweep_of_a_task_without_classes_has_no_roc_but_any_number_of_a_paper(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load_both(tmp_path, TASKS["regression"], "roc: true")
+    assert [text.split(": ", 1)[1] for text in caught.value.problems] == [
+        "roc: the task regression has no ROC curves; classification has. Leave it out."
+    ]
+    text = SWEEP.replace("{name: fused}", "{name: fused, paper: {mae: 12.5, r2: -1}}")
+    (tmp_path / "sweep.yaml").write_text(text.replace("VARIANTS", ""))
+    registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
+    loaded = load_sweep(tmp_path / "sweep.yaml", registry, data_root=tmp_path)
+    assert loaded.sweep.variants[1].paper == {"mae": 12.5, "r2": -1}
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -146,8 +165,7 @@ def test_events_are_dealt_evenly_and_nobody_needs_to_be_censored():
     with pytest.raises(DataError) as caught:
         folds_of(HoldoutSplit(scheme="holdout"), [0] * 6, groups, needed)
     assert list(caught.value.problems) == [
-        "split: there is no event subject (6 subjects with a known outcome). "
-        "Every class must be there: event."
+        "split: there is no event subject (6 subjects with a known outcome). Use other data."
     ]
 
 
@@ -157,7 +175,6 @@ source:
   use: manifest
   table: rows.csv
   subject: patient
-  outcome: null
   columns: {age: {kind: numeric}, died: {kind: binary, values: [alive, dead], missing: [unknown]}}
 task: {kind: survival, time: months, event: died}
 modalities: {record: {encoder: {use: structured}}}
@@ -168,6 +185,19 @@ stages:
 split: {scheme: holdout, test: 0.5}
 evaluation: {resamples: 100}
 """
+
+
+@pytest.mark.parametrize("classes", ["", "  classes: {no: alive, yes: dead}\n"])
+def test_classes_need_the_column_of_the_outcome(classes, tmp_path, capsys, monkeypatch):
+    text = TABLE.replace("task: {kind: survival, time: months, event: died}\n", "")
+    (tmp_path / "own.yaml").write_text(text.replace("  columns:", f"{classes}  columns:"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, "validate", "own.yaml", "--data-root", ".")
+    assert (code, out) == (3, "")
+    assert err == (
+        "error: own.yaml:2: source.outcome: classification needs the column of the outcome (null). "
+        "Name it here, or set another task.kind.\n"
+    )
 
 
 def test_a_table_of_ones_own_needs_neither_classes_nor_declared_outcomes(tmp_path, capsys, monkeypatch):

@@ -168,7 +168,7 @@ def _check_classes(units: Units, classes: Sequence[str], unit: str) -> None:
     counts = Counter(units.values())
     problems = [
         f"split: there is no {name} {unit} ({len(units)} {_plural(unit, len(units))} with a known outcome). "
-        f"Every class must be there: {', '.join(classes)}."
+        + (f"Every class must be there: {', '.join(classes)}." if len(classes) > 1 else "Use other data.")
         for name in classes
         if not counts[name]
     ]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from fusionkit.evaluation.aggregate import FoldSubjects, is_known
-from fusionkit.evaluation.measures import Judged, Measures, Outcomes, measures_of
+from fusionkit.evaluation.measures import SAME_PREDICTION, Judged, Measures, Outcomes, measures_of
 from fusionkit.evaluation.metrics import FloatArray, IntArray
 
 # Entries of one weight matrix; a handful of such matrices are alive at once, so this bounds the memory.
@@ -244,7 +244,9 @@ def _interval(
 
 def _reason(metric: str, parts: Sequence[_Part], measures: Measures) -> str:
     reasons = [measures.why_not(metric, part.labels) for part in parts]
-    first = next((reason for reason in reasons if reason), "not estimable: no subject with a known outcome")
+    first = next((reason for reason in reasons if reason), None)
+    if first is None:  # nothing is wrong with the outcomes; or there are no parts
+        first = SAME_PREDICTION if parts else "not estimable: no subject with a known outcome"
     return (
         first.replace("not estimable", f"not estimable in any of {len(parts)}") if len(parts) > 1 else first
     )

@@ -20,6 +20,8 @@ from fusionkit.task import Task
 
 Outcomes = IntArray | FloatArray
 
+SAME_PREDICTION = "not estimable: every prediction is the same"
+"""Why there is no correlation where the outcomes lack nothing."""
 ENOUGH = 100
 """Subjects of a class below which the report warns; a rule of thumb for validating a prediction model."""
 

@@ -21,7 +21,7 @@ from fusionkit.evaluation.aggregate import (
     outcomes_of_subjects,
 )
 from fusionkit.evaluation.intervals import Estimate, Intervals, Scores, bootstrap
-from fusionkit.evaluation.measures import Judged, Measures, Outcomes, evaluate, measures_of
+from fusionkit.evaluation.measures import SAME_PREDICTION, Judged, Measures, Outcomes, evaluate, measures_of
 from fusionkit.evaluation.metrics import choose_threshold
 from fusionkit.evaluation.missing import Blanked, by_curve, by_draw, curve_entries
 from fusionkit.recipe.schema import FUSED, EvaluationNode
@@ -199,7 +199,7 @@ def _reasons(
     values: Mapping[str, float | None], outcomes: Outcomes, measures: Measures, noun: str
 ) -> dict[str, str]:
     return {
-        metric: measures.why_not(metric, outcomes, noun) or "not estimable"
+        metric: measures.why_not(metric, outcomes, noun) or SAME_PREDICTION
         for metric, value in values.items()
         if value is None
     }

@@ -13,6 +13,8 @@ from fusionkit.recipe.schema import PRETRAINED
 from fusionkit.recipe.task_nodes import SHOWN
 
 _COLUMN = 13
+_OF_OUTCOME = ("mae", "rmse")
+"""Metrics in the outcome's unit, of any size."""
 
 
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:
@@ -64,35 +66,59 @@ def _table(report: Mapping[str, Any], width: int) -> str:
     models = report["models"]
     longest = max(len(text) for name in models for text in ("model", name, _size(models[name])))
     metrics = _shown(report)
-    indent = min(longest + 2, max(width - len(metrics) * _COLUMN, 16))
-    per_block = max(1, (width - indent) // _COLUMN)
+    cells = [text for m in models.values() for texts in _cells_of(m, metrics) for text in texts]
+    column = max([_COLUMN, *(len(text) + 2 for text in cells)])
+    indent = min(longest + 2, max(width - len(metrics) * column, 16))
+    per_block = max(1, (width - indent) // column)
     blocks = []
     for start in range(0, len(metrics), per_block):
         chosen = metrics[start : start + per_block]
-        lines = [_line("model", [LABELS[metric] for metric in chosen], indent)]
+        lines = [_line("model", [LABELS[metric] for metric in chosen], indent, column)]
         for name, model in models.items():
-            lines.extend(_model_lines(name, model, chosen, indent))
+            lines.extend(_model_lines(name, model, chosen, indent, column))
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def _model_lines(name: str, model: Mapping[str, Any], metrics: Sequence[str], indent: int) -> Iterator[str]:
-    estimates = [model["subject"][metric] for metric in metrics]
-    values = ["none" if e["value"] is None else f"{e['value']:.3f}" for e in estimates]
-    ranges = ["" if e["low"] is None else f"{e['low']:.2f}-{e['high']:.2f}" for e in estimates]
+def _cells_of(model: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns a model's values, and their intervals."""
+    estimates = {metric: model["subject"][metric] for metric in metrics}
+    values = ["none" if e["value"] is None else _digits(e["value"], m, 3) for m, e in estimates.items()]
+    ranges = []
+    for metric, e in estimates.items():
+        ends = [] if e["low"] is None else [_digits(e[end], metric, 2) for end in ("low", "high")]
+        ranges.append(("-" if all(map(_is_plain, ends)) else " to ").join(ends))
+    return values, ranges
+
+
+def _digits(value: float, metric: str, decimals: int) -> str:
+    """Writes a share by its decimals; what may be of any size by one significant digit more."""
+    if metric in _OF_OUTCOME or abs(value) >= 1000:
+        return f"{value:.{decimals + 1}g}"
+    return f"{value + 0.0:.{decimals}f}"
+
+
+def _is_plain(text: str) -> bool:
+    return text.replace(".", "").isdigit()
+
+
+def _model_lines(
+    name: str, model: Mapping[str, Any], metrics: Sequence[str], indent: int, column: int
+) -> Iterator[str]:
+    values, ranges = _cells_of(model, metrics)
     if len(name) >= indent:
         yield name
         name = ""
-    yield _line(name, values, indent)
-    yield _line(_size(model), ranges, indent)
+    yield _line(name, values, indent, column)
+    yield _line(_size(model), ranges, indent, column)
 
 
 def _size(model: Mapping[str, Any]) -> str:
     return f" {_number_of(model['n_subjects'], 'subject')}"
 
 
-def _line(first: str, cells: Sequence[str], indent: int) -> str:
-    return (first.ljust(indent) + "".join(cell.ljust(_COLUMN) for cell in cells)).rstrip()
+def _line(first: str, cells: Sequence[str], indent: int, column: int) -> str:
+    return (first.ljust(indent) + "".join(cell.ljust(column) for cell in cells)).rstrip()
 
 
 def _legend(report: Mapping[str, Any]) -> list[str]:
@@ -125,7 +151,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
     lines += sorted(reasons)
     if report["counts"]["samples"] != report["counts"]["subjects"]:
         each = "; ".join(
-            f"{name} " + ", ".join(f"{LABELS[m]} {_number(of_sample[m])}" for m in _shown(report)[:2])
+            f"{name} " + ", ".join(f"{LABELS[m]} {_number(of_sample[m], m)}" for m in _shown(report)[:2])
             for name, of_sample in ((name, model["sample"]) for name, model in report["models"].items())
         )
         lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
@@ -161,9 +187,11 @@ def _percent(report: Mapping[str, Any]) -> str:
     return f"{100 * report['interval']:g} %"
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, metric: str = "") -> str:
     """Writes three decimals; more where these would turn a small number into zero."""
     if value is None:
         return "none"
+    if metric in _OF_OUTCOME or abs(value) >= 1000:
+        return _digits(value, metric, 3)
     text = f"{value + 0.0:.3f}"  # -0.0 becomes 0.0
     return f"{value:.1g}" if value and float(text) == 0 else text

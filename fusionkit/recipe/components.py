@@ -195,7 +195,7 @@ def resolve_columns(
                 findings.add(path, f"the data have no column of kind {kinds}, which {plan.use} reads.")
         elif isinstance(named, list) and all(isinstance(name, str) for name in named):
             columns[modality] = tuple(named)
-            _check_named(named, path, plan, source, findings)
+            _check_named(named, path, plan, source, answers, findings)
             for index, name in enumerate(named):
                 if name in answers:
                     findings.add(
@@ -205,12 +205,19 @@ def resolve_columns(
 
 
 def _check_named(
-    named: list[str], path: TreePath, plan: PartPlan, source: Source, findings: Findings
+    named: list[str],
+    path: TreePath,
+    plan: PartPlan,
+    source: Source,
+    answers: Mapping[str, str],
+    findings: Findings,
 ) -> None:
     assert isinstance(plan.card, EncoderSpec)
     kinds = " or ".join(plan.card.reads)
     for index, name in enumerate(named):
         spec = source.schema.get(name)
+        if name in answers:  # which is wrong enough
+            continue
         if spec is None:
             findings.add(
                 (*path, index), f"the data have no such column ({show(name)}). {suggest(name, source.schema)}"

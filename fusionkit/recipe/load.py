@@ -190,7 +190,7 @@ def _load(
         checks.check_taught(stages, plans, findings)
         checks.check_absence(shape.recipe, plans, findings)
         if not shape.doubtful & {"task", "evaluation", "stages"} and source is not None:
-            check_task(shape.recipe, source.classes, plans.get("head"), findings)
+            check_task(shape.recipe, source.classes, source_plan, plans.get("head"), findings)
         if not shape.doubtful & {"split", "evaluation"}:
             checks.check_validation(shape.recipe, findings)
         if "split" not in shape.doubtful:

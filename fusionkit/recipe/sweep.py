@@ -37,6 +37,9 @@ Metric = Literal[
     "rmse",
     "spearman",
 ]
+UNBOUNDED = ("r2", "mae", "rmse", "spearman", "rank_error", "quadratic_kappa")
+"""Metrics that may be below 0 or above 1."""
+WITH_ROC = ("classification",)
 Overrides = dict[str, JsonValue]
 
 
@@ -64,8 +67,9 @@ class VariantNode(Node):
     """The model of the run that the row reads, as its report names it; null for the fused or only one."""
     against: str | None = None
     """The variant that this one is compared with; null for the sweep's `reference`."""
-    paper: dict[Metric, Annotated[float, Field(ge=0, le=1)]] = Field({})
-    """What a paper reports for this row, from 0 to 1; stands in a column of its own."""
+    paper: dict[Metric, Annotated[float, Field(allow_inf_nan=False)]] = Field({})
+    """What a paper reports for this row; stands in a column of its own. From 0 to 1, but of r2, mae, rmse,
+    spearman, rank_error and quadratic_kappa."""
 
 
 class Sweep(Node):
@@ -205,6 +209,9 @@ def _check_variants(sweep: Sweep, findings: Findings) -> None:
         if "seed" in variant.overrides and sweep.seeds:
             path = ("variants", index, "overrides", "seed")
             findings.add(path, "the sweep's `seeds` set it. Leave one of them out.")
+        for metric, value in variant.paper.items():
+            if metric not in UNBOUNDED and not 0 <= value <= 1:
+                findings.add(("variants", index, "paper", metric), f"must be from 0 to 1 ({value:g}).")
 
 
 def _load_tasks(
@@ -280,6 +287,9 @@ def _check_tasks(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> Non
     if kinds and sweep.metric is not None and sweep.metric not in known:
         sentence = f"no metric of the task {kinds[0]} ({show(sweep.metric)}). {suggest(sweep.metric, known)}"
         findings.add(("metric",), sentence)
+    if sweep.roc and kinds and kinds[0] not in WITH_ROC:
+        able = " and ".join(WITH_ROC)
+        findings.add(("roc",), f"the task {kinds[0]} has no ROC curves; {able} has. Leave it out.")
     for index, variant in enumerate(sweep.variants):
         for metric in set(variant.paper) - known if kinds else ():
             findings.add(

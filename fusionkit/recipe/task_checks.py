@@ -19,23 +19,24 @@ _OF_CLASSES = {
 """Options of the evaluation -> the values that mean something to classes alone."""
 
 
-def check_task(recipe: Recipe, classes: Sequence[str], head: PartPlan | None, findings: Findings) -> None:
+def check_task(
+    recipe: Recipe,
+    classes: Sequence[str],
+    source: PartPlan | None,
+    head: PartPlan | None,
+    findings: Findings,
+) -> None:
     """Checks what the task asks of all else.
 
     Args:
         recipe: The recipe, typed.
         classes: The source's classes.
+        source: The source's plan; one with an option `outcome` needs it for classes.
         head: The head's plan; None where it is wrong.
         findings: Where problems go.
     """
     kind = recipe.task.kind
-    least = 3 if kind == "ordinal" else 2
-    if kind in WITH_CLASSES and len(classes) < least:
-        findings.add(
-            ("task",),
-            f"{kind} needs {least} classes or more, and the source names {len(classes)}. "
-            "Name them in the source, or set another task.kind.",
-        )
+    _check_classes(kind, classes, source, findings)
     if head is not None and isinstance(head.card, HeadSpec):
         if not head.card.can_do(kind):
             able = ", ".join(head.card.tasks or ("classification",))
@@ -50,6 +51,23 @@ def check_task(recipe: Recipe, classes: Sequence[str], head: PartPlan | None, fi
                 findings.add(
                     ("evaluation", option), f"is for classes ({value}), and the task is {kind}. Leave it out."
                 )
+
+
+def _check_classes(kind: str, classes: Sequence[str], source: PartPlan | None, findings: Findings) -> None:
+    if kind not in WITH_CLASSES:
+        return
+    least = 3 if kind == "ordinal" else 2
+    if source is not None and source.options.get("outcome", "") is None:
+        findings.add(
+            ("source", "outcome"),
+            f"{kind} needs the column of the outcome (null). Name it here, or set another task.kind.",
+        )
+    elif len(classes) < least:
+        findings.add(
+            ("task",),
+            f"{kind} needs {least} classes or more, and the source names {len(classes)}. "
+            "Name them in the source, or set another task.kind.",
+        )
 
 
 def _check_focal(recipe: Recipe, findings: Findings) -> None:

@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 
+LARGEST = 1e100
+"""The largest outcome: squares of it, and their sums, stay far from the end of float64; ours."""
 SHOWN = 20
 """Wrong cells that are named one by one."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+NAME_IT = "Name it under task.positive or task.negative, declare the column binary, or blank the cell."
+_NAMED = 5
+"""Rows that are named where they say the same."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,11 @@ def answers_of(
 def read_number(text: str) -> float | str:
     """Returns a finite number, or what is wrong."""
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    return value if math.isfinite(value) else "not a number"
+    if not math.isfinite(value):
+        return "not a number"
+    if abs(value) > LARGEST or 0 < abs(value) < 1 / LARGEST:
+        return f"its size is not from {1 / LARGEST:g} to {LARGEST:g}"
+    return value
 
 
 def texts_of(manifest: Manifest, column: str, rows: Any = None) -> list[str | None]:
@@ -93,9 +104,9 @@ class OutcomeCells(ABC):
         """Returns the data with each row's group as its outcome, and every cell that is wrong named."""
         manifest.require_columns(self.columns, "task")
         values, wrong = self._read(manifest, range(len(manifest)))
-        problems = [f"{manifest.where(row)}: {sentence}" for row, sentence in wrong[:SHOWN]]
-        if len(wrong) > SHOWN:
-            n_more = len(wrong) - SHOWN
+        told = _told_once(manifest, wrong)
+        problems = [sentence for sentence, _ in told[:SHOWN]]
+        if n_more := sum(n_cells for _, n_cells in told[SHOWN:]):
             problems.append(f"task: and {n_more} more cell{'s' * (n_more > 1)} of the outcome.")
         codes = [self.group(value) for value in values.tolist()]
         return replace(
@@ -116,3 +127,19 @@ class OutcomeCells(ABC):
         return np.array([values for values, _ in found], dtype=np.float64).reshape(
             len(found), len(self.columns)
         ), wrong
+
+
+def _told_once(manifest: Manifest, wrong: Sequence[tuple[int, str]]) -> list[tuple[str, int]]:
+    """Returns sentences, each with its number of cells: one per cell, but one per text that is no answer."""
+    rows: dict[tuple[int, str], list[int]] = {}
+    for row, sentence in wrong:
+        rows.setdefault((-1 if sentence.endswith(NAME_IT) else row, sentence), []).append(row)
+    told = []
+    for (_, sentence), of_text in rows.items():
+        where = manifest.where(of_text[0])
+        if len(of_text) > 1:
+            more = ", ..." if len(of_text) > _NAMED else ""
+            named = ", ".join(manifest.samples[row] for row in of_text[:_NAMED])
+            where = f"{len(of_text)} samples ({named}{more})"
+        told.append((f"{where}: {sentence}", len(of_text)))
+    return told

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fusionkit.recipe.task_nodes import MultiLabelNode
 from fusionkit.task import Unscaled
-from fusionkit.tasks.cells import OutcomeCells, answers_of
+from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -46,7 +46,7 @@ class MultiLabel(OutcomeCells, Unscaled):
             answers = answers_of(manifest, column, self.node.positive, self.node.negative)
             read = math.nan if text is None else answers.read(text)
             if isinstance(read, str):
-                problems.append(f"{column}: {read} ('{text}'). Mend the cell, or blank it.")
+                problems.append(f"{column}: {read} ('{text}'). {NAME_IT}")
                 read = math.nan
             values.append(read)
         return values, problems

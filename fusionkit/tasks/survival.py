@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusionkit.recipe.task_nodes import SurvivalNode
 from fusionkit.task import Unscaled
-from fusionkit.tasks.cells import OutcomeCells, answers_of, read_number
+from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_number
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -65,7 +65,8 @@ class Survival(OutcomeCells, Unscaled):
             if column == self.node.time and isinstance(read, float) and read < 0:
                 read = "a time before 0"
             if isinstance(read, str):
-                problems.append(f"{column}: {read} ('{text}'). Mend the cell, or blank the outcome.")
+                advice = NAME_IT if column == self.node.event else "Mend the cell, or blank the outcome."
+                problems.append(f"{column}: {read} ('{text}'). {advice}")
         if problems:
             return [math.nan, math.nan], problems
         return [float(str(texts[0])), float(answers.read(str(texts[1])))], []

@@ -38,8 +38,8 @@ class ManifestOptions(ComponentConfig):
     """Column of the subject (patient)."""
     sample: str | None = None
     """Column of the sample's id; null for row1, row2, ... in the table's order."""
-    outcome: str | None
-    """Column of the sample's outcome; null where it is unknown (rows to predict)."""
+    outcome: str | None = None
+    """Column of the sample's class; null where the recipe's task names the outcome's columns."""
     subject_outcome: str | None = None
     """Column of the subject's own outcome, where it may differ from its samples'."""
     classes: Mapping[str, Texts] = {}

@@ -219,7 +219,7 @@ def test_a_checksum_belongs_to_a_file_column():
             "`subject_pattern` is no regular expression (missing ), unterminated subpattern",
         ),
         ({"classes": {"a": True, "b": "x"}}, "Input should be a valid string"),
-        ({"outcome": ...}, "Field required"),
+        ({"subject": ...}, "Field required"),
     ],
 )
 def test_options_are_checked(changes, text):
