@@ -17,7 +17,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from task_runs import load, places_in, run_task, tell
 from task_toys import truth
 
-from fusionkit.errors import DataError, RecipeError
+from fusionkit.errors import DataError, IntegrityError, RecipeError
 from fusionkit.evaluate import Seen, evaluate
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows, aggregate_subjects, subject_numbers
 from fusionkit.evaluation.regression import RegressionMeasures
@@ -29,6 +29,7 @@ from fusionkit.prepare import prepare
 from fusionkit.recipe.task_nodes import RegressionNode
 from fusionkit.tasks.regression import Regression
 from fusionkit.training.stages import plan_steps
+from fusionkit.training.supervised import rescale
 
 TASK = "{kind: regression, column: score}"
 MEASURES = RegressionMeasures()
@@ -289,3 +290,21 @@ def test_columns_of_the_outcome_are_left_out_by_default():
         "{kind: regression, column: a}", "modalities.one.columns=[b]", "modalities.two.columns=null"
     )
     assert loaded.columns == {"one": ("b",), "two": ("b", "c")}
+
+
+def test_what_was_learned_without_its_scale_gives_no_answer(tmp_path):
+    """Numbers that are standardised would look like outcomes."""
+    run_task(tmp_path, TASK, "evaluation.modalities_alone=false")
+    loaded, _ = load(TASK)
+    prepared = prepare(loaded, places_in(tmp_path), tell)
+    experiment = prepared.main
+    head = plan_steps(experiment, prepared.folds[0], 0).origins["head"]
+    artefact = experiment.artefact(head.address)
+    bare = replace(artefact, tensors={n: t for n, t in artefact.tensors.items() if not n.startswith("task.")})
+    experiment.shared.artefacts = lambda address: bare
+    with pytest.raises(IntegrityError) as caught:
+        rescale(experiment, np.zeros((1, 1, 1), dtype=np.float32), head)
+    assert str(caught.value) == (
+        f"artefact {head.address[:12]}: does not say on which scale of the outcome it learned. Run the recipe "
+        "again with another --store."
+    )

@@ -20,6 +20,7 @@ from fusionkit.data.batches import (
     read_ahead,
 )
 from fusionkit.data.threads import prefetch
+from fusionkit.errors import IntegrityError
 from fusionkit.model import ModalityBatch
 from fusionkit.recipe.schema import SupervisedOptions, TrainStage
 from fusionkit.training.checks import check_model_alone, find_not_finite, name_rows, not_finite
@@ -274,6 +275,9 @@ def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin)
         experiment: Whose task it is.
         logits: What the model says.
         origin: Where its head comes from, or what else gives the logits.
+
+    Raises:
+        IntegrityError: What was learned does not say the scale that it learned on.
     """
     if not experiment.task.is_scaled or not origin.is_learned:
         return logits
@@ -281,7 +285,12 @@ def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin)
     state = {
         name.removeprefix(OF_TASK): tensor for name, tensor in tensors.items() if name.startswith(OF_TASK)
     }
-    return experiment.task.rescale(logits, state) if state else logits
+    if not state:
+        raise IntegrityError(
+            f"artefact {origin.address[:12]}: does not say on which scale of the outcome it learned. Run the "
+            "recipe again with another --store."
+        )
+    return experiment.task.rescale(logits, state)
 
 
 def mean_of_members(
