@@ -305,6 +305,6 @@ def test_what_was_learned_without_its_scale_gives_no_answer(tmp_path):
     with pytest.raises(IntegrityError) as caught:
         rescale(experiment, np.zeros((1, 1, 1), dtype=np.float32), head)
     assert str(caught.value) == (
-        f"artefact {head.address[:12]}: does not say on which scale of the outcome it learned. Run the recipe "
-        "again with another --store."
+        f"artefact {head.address[:12]}: does not say on which scale of the outcome it learned. Run the "
+        "recipe again with another --store."
     )
