@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -220,7 +222,11 @@ def test_a_fit_of_the_head_that_fails_is_the_plugins_mistake(tmp_path, monkeypat
     experiment = make_experiment(tmp_path, "head={use: nearest}")
     with pytest.raises(PluginError) as error:
         run_steps(experiment, plan_steps(experiment, FOLD, 0))
-    assert str(error.value).startswith("head: `fit` fails (ZeroDivisionError: division by zero).")
+    assert re.fullmatch(
+        r"head: `fit` fails \(ZeroDivisionError: division by zero; test_joined\.py, line \d+, in <lambda>\)\. "
+        r"Mend the plugin, or look at its options\.",
+        str(error.value),
+    )
 
 
 def test_a_fit_that_keeps_nothing_is_the_plugins_mistake(tmp_path, monkeypatch):
