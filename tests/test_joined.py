@@ -223,8 +223,8 @@ def test_a_fit_of_the_head_that_fails_is_the_plugins_mistake(tmp_path, monkeypat
     with pytest.raises(PluginError) as error:
         run_steps(experiment, plan_steps(experiment, FOLD, 0))
     assert re.fullmatch(
-        r"head: `fit` fails \(ZeroDivisionError: division by zero; test_joined\.py, line \d+, in <lambda>\)\. "
-        r"Mend the plugin, or look at its options\.",
+        r"head: `fit` fails \(ZeroDivisionError: division by zero; test_joined\.py, line \d+, in <lambda>\)"
+        r"\. Mend the plugin, or look at its options\.",
         str(error.value),
     )
 
