@@ -8,16 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
+from fusionkit.evaluation import measures
+from fusionkit.evaluation.measures import ClassMeasures
 from fusionkit.evaluation.metrics import (
     METRICS,
     choose_threshold,
-    evaluate,
     predict_classes,
     weighted_metrics,
     why_not_estimable,
 )
 
 CLASSES = {2: ("benign", "malignant"), 3: ("normal", "benign", "malignant")}
+
+
+def evaluate(labels, probabilities, threshold):
+    names = tuple(map(str, range(probabilities.shape[1])))
+    return measures.evaluate(ClassMeasures(names), labels, probabilities, threshold)
 
 
 def both_columns(positive):

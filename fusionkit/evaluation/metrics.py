@@ -42,18 +42,6 @@ def predict_classes(probabilities: FloatArray, thresholds: float | FloatArray) -
     return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
 
 
-def evaluate(
-    labels: IntArray,
-    probabilities: FloatArray,
-    thresholds: float | FloatArray,
-    metrics: Sequence[str] = METRICS,
-) -> dict[str, float | None]:
-    """Returns each metric's value; None where these labels cannot give it (see `why_not_estimable`)."""
-    weights = np.ones((1, len(labels)))
-    values = weighted_metrics(labels, probabilities, thresholds, weights, metrics)
-    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()}
-
-
 def weighted_metrics(
     labels: IntArray,
     probabilities: FloatArray,
@@ -73,9 +61,9 @@ def weighted_metrics(
     values: dict[str, FloatArray] = {}
     for name in metrics:
         if name == "accuracy":
-            values[name] = _mean(called == labels, weights)
+            values[name] = mean_under(called == labels, weights)
         elif name == "brier":
-            values[name] = _mean(_squared_errors(labels, probabilities), weights)
+            values[name] = mean_under(_squared_errors(labels, probabilities), weights)
         else:
             measure = _AGAINST_REST[name]
             columns = (1,) if n_classes == 2 else range(n_classes)
@@ -130,7 +118,8 @@ def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     return quotient
 
 
-def _mean(values: BoolArray | FloatArray, weights: FloatArray) -> FloatArray:
+def mean_under(values: BoolArray | FloatArray, weights: FloatArray) -> FloatArray:
+    """Returns (b,) the mean of values (n,) under each row of weights (b, n); NaN where these are all zero."""
     return _ratio(_total(values, weights), weights.sum(axis=1))
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusionkit.evaluation.measures import ClassMeasures, Outcomes
-from fusionkit.evaluation.metrics import FloatArray, IntArray
-from fusionkit.evaluation.regression import mean_under
+from fusionkit.evaluation.metrics import FloatArray, IntArray, mean_under
 from fusionkit.evaluation.survival import concordance
 
 

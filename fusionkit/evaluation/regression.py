@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from fusionkit.evaluation.measures import ENOUGH, NumberMeasures, Outcomes, few_subjects_text
-from fusionkit.evaluation.metrics import FloatArray
+from fusionkit.evaluation.metrics import FloatArray, mean_under
 
 
 class RegressionMeasures(NumberMeasures):
@@ -46,15 +46,6 @@ class RegressionMeasures(NumberMeasures):
         """Warns of few subjects."""
         n_subjects = counts["measured"]
         return [few_subjects_text(str(n_subjects), str(ENOUGH))] if n_subjects < ENOUGH else []
-
-
-def mean_under(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Returns (b,) the mean of values (n,) under each row of weights (b, n)."""
-    total = weights.sum(axis=1)
-    means = np.full(len(weights), np.nan)
-    # not `@`, for the reason that is given in metrics.py
-    np.divide(np.einsum("bn,n->b", weights, values), total, out=means, where=total > 0)
-    return means
 
 
 def _r2(known: FloatArray, said: FloatArray, weights: FloatArray) -> FloatArray:
