@@ -1,4 +1,4 @@
-"""Bags: several vectors or images of one sample, pooled into one vector (multiple-instance learning)."""
+"""Bags: several vectors, images or tiles of a slide, pooled into one vector (multiple-instance learning)."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class VectorBagConfig(PoolingOptions):
     """The tensor to take of a .safetensors file; empty: its only one."""
 
 
-class ImageBagConfig(PoolingOptions):
-    """Options of image_bag."""
+class TileOptions(PoolingOptions):
+    """What sees the tiles of a bag of pictures."""
 
     not_files: ClassVar[tuple[str, ...]] = ("none",)
     max_tiles: int | None = Field(64, ge=1, le=100_000)
@@ -50,6 +50,11 @@ class ImageBagConfig(PoolingOptions):
     """What sees a tile. small: three convolutions of ours; else timm's name of a network, as resnet18."""
     weights: DataFile = "none"
     """none: from scratch; or a safetensors file with timm's names."""
+
+
+class ImageBagConfig(TileOptions):
+    """Options of image_bag."""
+
     folder: DataFile = ""
     """Where a column of kind text lists tiles: the folder that its paths are relative to."""
     separator: str = Field(";", min_length=1)
@@ -67,6 +72,20 @@ class ImageBagConfig(PoolingOptions):
         return options
 
 
+class SlideBagConfig(TileOptions):
+    """Options of slide_bag."""
+
+    magnification: float | None = Field(None, gt=0, le=100)
+    """Of the objective, such as 20: tiles are read at it, which the slide has to say its own of; null: by
+    `level`."""
+    level: int = Field(0, ge=0, le=20)
+    """The pyramid's level that tiles are read from, 0 the finest; not used where `magnification` is given."""
+    tile: int = Field(256, ge=16, le=4096)
+    """Side of a tile in pixels, at that magnification or level; tiles lie side by side. Ours."""
+    tissue: float = Field(0.5, ge=0, le=1)
+    """Least share of a tile that is tissue: saturated beyond Otsu's threshold of the whole slide. Ours."""
+
+
 def _build_vectors(config: VectorBagConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
     from fusionkit_bags.vectors import VectorBag
 
@@ -74,9 +93,15 @@ def _build_vectors(config: VectorBagConfig, columns: Mapping[str, ColumnSpec]) -
 
 
 def _build_images(config: ImageBagConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
-    from fusionkit_bags.images import ImageBag
+    from fusionkit_bags.images import make_image_bag
 
-    return ImageBag(config, columns)
+    return make_image_bag(config, columns)
+
+
+def _build_slides(config: SlideBagConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
+    from fusionkit_bags.slides import make_slide_bag
+
+    return make_slide_bag(config, columns)
 
 
 def _vector_samples(config: VectorBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
@@ -120,7 +145,22 @@ IMAGE_BAG = EncoderSpec(
 )
 
 
+SLIDE_BAG = EncoderSpec(
+    name="slide_bag",
+    summary="A whole slide as a bag of its tiles with tissue, seen by a network and pooled (extra: wsi).",
+    source=f"{ILSE}; https://openslide.org",
+    config=SlideBagConfig,
+    build=_build_slides,
+    reads=("file",),
+    is_pretrained=lambda config: config.weights != "none" and config.pooling != "attention",
+    examples=(
+        SlideBagConfig(tile=32, hidden=4),
+        SlideBagConfig(tile=32, network="test_resnet", pooling="max"),
+    ),
+)
+
+
 @hookimpl
 def fusionkit_components() -> Sequence[EncoderSpec]:
     """Returns the cards of the encoders."""
-    return [VECTOR_BAG, IMAGE_BAG]
+    return [VECTOR_BAG, IMAGE_BAG, SLIDE_BAG]

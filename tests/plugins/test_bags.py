@@ -18,7 +18,7 @@ from fusionkit.registry import Registry
 from fusionkit.specs import AugmentOptions, ColumnSpec, EncoderSpec, ImageOptions, ViewOptions
 from fusionkit_bags.pooling import Pooling
 
-VECTORS, IMAGES = fusionkit_bags.fusionkit_components()
+VECTORS, IMAGES = fusionkit_bags.VECTOR_BAG, fusionkit_bags.IMAGE_BAG
 FILE, TEXT = ColumnSpec(kind="file"), ColumnSpec(kind="text")
 WHOLE = Cut("bag")
 

@@ -8,16 +8,15 @@ import pytest
 import tifffile
 import torch
 
-import fusionkit_wsi
+import fusionkit_bags
 from fusionkit import Cut
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.registry import Registry
 from fusionkit.specs import ColumnSpec, EncoderSpec
-from fusionkit_bags.pooling import Pooling as PoolingOfBags
-from fusionkit_wsi import network, slides
+from fusionkit_bags import slides
 
 openslide = pytest.importorskip("openslide", reason="the extra `wsi` is not installed")
-(CARD,) = fusionkit_wsi.fusionkit_components()
+CARD = fusionkit_bags.SLIDE_BAG
 COLUMNS = {"slide": ColumnSpec(kind="file")}
 WHOLE = Cut("bag")
 SIDE, TISSUE = 512, (slice(64, 320), slice(128, 448))
@@ -146,15 +145,6 @@ def test_a_file_that_is_no_slide_is_one_sentence(tmp_path):
     path = path.rename(tmp_path / "a.mrxs")
     with pytest.raises(DataError, match=r"a\.mrxs: a slide in several files\. Convert it"):
         build().input_spec.content_key({"slide": path})
-
-
-def test_pooling_is_that_of_bags():
-    """Two plugins that may not know each other have one method each; they must stay one method."""
-    bags, mask = torch.randn(3, 5, 4), torch.arange(5) < torch.tensor([[2], [5], [1]])
-    for kind in ("attention", "mean", "max"):
-        one, other = network.Pooling(kind, 4, 3), PoolingOfBags(kind, 4, 3)
-        other.load_state_dict(one.state_dict())
-        torch.testing.assert_close(one(bags, mask), other(bags, mask))
 
 
 @pytest.mark.parametrize("name", ["small", "test_resnet"])

@@ -1,4 +1,4 @@
-"""Where a slide has tissue, and the pixels there; openslide loads here, not when components are listed."""
+"""Whole slides: tissue, and the pixels there; openslide loads here, not when components are listed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from fusionkit import Cells, ColumnSpec, Cut, DataError, RecipeError
-from fusionkit_wsi import SlideBagConfig
+from fusionkit_bags import SlideBagConfig
+from fusionkit_bags.bag_input import BagInput
+from fusionkit_bags.tile_network import TileBag
 
 VERSION = 1
 """Part of every address: raised when the same slide would give other tiles."""
@@ -28,6 +30,8 @@ LEAST_SATURATION = 0.05
 SEVERAL_FILES = (".mrxs", ".vms", ".vmu", ".dcm")
 """Formats whose pixels lie in other files: one file's content would not be the slide's."""
 POWER = "openslide.objective-power"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, as torchvision has them."""
 
 
 def require_openslide() -> Any:
@@ -121,15 +125,14 @@ def tissue_mask(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return mask
 
 
-class SlideInput:
+class SlideInput(BagInput):
     """Reads one column of slides; an item is a uint8 tensor (k, 3, tile, tile)."""
 
     def __init__(self, config: SlideBagConfig, columns: Mapping[str, ColumnSpec]) -> None:
         if len(columns) != 1:
             given = ", ".join(columns) or "none"
             raise RecipeError(f"columns: a slide is read from one column (given: {given}). Name it.")
-        self.columns = tuple(columns)
-        self.draws = 1
+        super().__init__(tuple(columns), config)
         self.config = config
 
     def identity(self) -> Mapping[str, Any]:
@@ -138,14 +141,6 @@ class SlideInput:
         options = {name: getattr(self.config, name) for name in names}
         library = require_openslide().__library_version__
         return {"input": "slide_bag", "version": VERSION, "openslide": library, **options}
-
-    def views(self, *, training: bool) -> tuple[str, ...]:
-        """Returns the one view."""
-        return ("bag",)
-
-    def is_random(self, *, training: bool) -> bool:
-        """Whether the draw's seed decides which tiles are taken."""
-        return training and self.config.max_tiles is not None
 
     def content_key(self, cells: Cells) -> bytes | None:
         """Returns the sha256 of the file, or None where there is none, or no tissue in it."""
@@ -169,22 +164,12 @@ class SlideInput:
         self, places: Sequence[tuple[int, int]], digest: bytes, seed: int | None
     ) -> list[tuple[int, int]]:
         """Returns the tiles taken, row by row; without a seed, the slide's content draws them."""
-        most = self.config.max_tiles
+        most = self.max_tiles
         if most is None or len(places) <= most:
             return list(places)
         number = int.from_bytes(digest[:8], "big") if seed is None else seed
         drawn = np.random.Generator(np.random.PCG64(number)).choice(len(places), most, replace=False)
         return [places[index] for index in sorted(drawn.tolist())]
-
-    def collate(self, items: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        """Returns {tiles (n, k, 3, tile, tile), mask (n, k)}, as wide as the largest bag."""
-        most = max(len(item) for item in items)
-        tiles = torch.zeros((len(items), most, *items[0].shape[1:]), dtype=torch.uint8)
-        mask = torch.zeros(len(items), most, dtype=torch.bool)
-        for row, item in enumerate(items):
-            tiles[row, : len(item)] = item
-            mask[row, : len(item)] = True
-        return {"tiles": tiles, "mask": mask}
 
 
 def _mark(path: Path) -> tuple[int, ...]:
@@ -211,3 +196,13 @@ def _read_tile(slide: Any, grid: Grid, place: tuple[int, int], side: int) -> Ten
     if whole.size != (side, side):
         whole = whole.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=None)
     return torch.from_numpy(np.array(whole)).permute(2, 0, 1)
+
+
+def make_slide_bag(config: SlideBagConfig, columns: Mapping[str, ColumnSpec]) -> TileBag:
+    """Returns the encoder."""
+    return TileBag(config, SlideInput(config, columns), _normalize, config.tile, "tile")
+
+
+def _normalize(tiles: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, device=tiles.device)[:, None, None] * 255 for values in (MEAN, STD))
+    return (tiles.float() - mean) / std
