@@ -10,10 +10,12 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.compare import Repetition, compare, holm, row_entry
+from fusionkit.evaluation.measures import ClassMeasures
 from fusionkit.recipe.schema import EvaluationNode
 from fusionkit.recipe.task_nodes import SHOWN
 
 CLASSES = ("benign", "malignant")
+MEASURES = ClassMeasures(CLASSES)
 N = 60
 OUTCOMES = {f"p{i}": i % 2 for i in range(N)}
 
@@ -38,7 +40,7 @@ def repetition(shift: float, seed: int, n_folds: int = 1) -> Repetition:
 
 def compare_rows(rows, reference=None, metric="roc_auc", resamples=400, against=()):
     references = {name: reference for name in rows if reference and name != reference} | dict(against)
-    found = compare(rows, CLASSES, metric, references, resamples=resamples, interval=0.95)
+    found = compare(rows, MEASURES, metric, references, resamples=resamples, interval=0.95)
     return {row.name: row for row in found}
 
 

@@ -13,8 +13,10 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from fusionkit.evaluation import intervals
 from fusionkit.evaluation.aggregate import UNKNOWN, FoldSubjects, SubjectRows
 from fusionkit.evaluation.intervals import bootstrap, resample_weights
+from fusionkit.evaluation.measures import ClassMeasures
 
 CLASSES = ("benign", "malignant")
+MEASURES = ClassMeasures(CLASSES)
 
 
 def fold_of(repeat, fold, subjects, labels, positive, threshold=0.5):
@@ -70,7 +72,7 @@ def naive_pooled(folds, weights, metric):
 
 def test_values_and_intervals_equal_a_naive_loop():
     models = {"fused": simulate(repeats=2), "image": simulate(repeats=2, shift=0.3, seed=1, decimals=1)}
-    found = bootstrap(models, CLASSES, against=AGAINST, resamples=40, interval=0.9, seed=5)
+    found = bootstrap(models, MEASURES, against=AGAINST, resamples=40, interval=0.9, seed=5)
     cohort = sorted({subject for fold in models["fused"] for subject in fold.rows.subjects})
     outcomes = np.array([int(subject[1:]) % 2 for subject in cohort])
     draws = np.concatenate(list(resample_weights(outcomes, 40, 5, 40)))
@@ -102,7 +104,7 @@ def test_weights_keep_the_class_sizes_and_do_not_depend_on_chunks():
 
 def test_chunks_bound_the_memory_and_change_nothing(monkeypatch):
     models = {"fused": simulate()}
-    whole = bootstrap(models, CLASSES, resamples=100)
+    whole = bootstrap(models, MEASURES, resamples=100)
     monkeypatch.setattr(intervals, "_MATRIX_ENTRIES", 7 * 40)
     seen = []
 
@@ -112,7 +114,7 @@ def test_chunks_bound_the_memory_and_change_nothing(monkeypatch):
             yield weights
 
     monkeypatch.setattr(intervals, "resample_weights", spy)
-    chunked = bootstrap(models, CLASSES, resamples=100)
+    chunked = bootstrap(models, MEASURES, resamples=100)
     assert max(seen) == 7
     for metric, entry in whole.models["fused"].folds.items():
         assert chunked.models["fused"].folds[metric].low == pytest.approx(entry.low, abs=1e-12)
@@ -130,7 +132,7 @@ def test_the_order_of_rows_and_folds_does_not_matter(data):
         shuffled.append(
             fold_of(fold.repeat, fold.fold, subjects, rows.outcomes[order], rows.probabilities[order, 1])
         )
-    a, b = (bootstrap({"m": one}, CLASSES, resamples=100).models["m"] for one in (folds, shuffled))
+    a, b = (bootstrap({"m": one}, MEASURES, resamples=100).models["m"] for one in (folds, shuffled))
     for kind in ("folds", "pooled"):
         for metric, entry in getattr(a, kind).items():
             other = getattr(b, kind)[metric]
@@ -139,13 +141,13 @@ def test_the_order_of_rows_and_folds_does_not_matter(data):
 
 def test_the_same_seed_gives_the_same_and_another_seed_another():
     models = {"fused": simulate()}
-    assert bootstrap(models, CLASSES, seed=1) == bootstrap(models, CLASSES, seed=1)
-    assert bootstrap(models, CLASSES, seed=1) != bootstrap(models, CLASSES, seed=2)
+    assert bootstrap(models, MEASURES, seed=1) == bootstrap(models, MEASURES, seed=1)
+    assert bootstrap(models, MEASURES, seed=1) != bootstrap(models, MEASURES, seed=2)
 
 
 def test_identical_models_differ_by_exactly_nothing():
     models = {"fused": simulate(repeats=2), "copy": simulate(repeats=2)}
-    found = bootstrap(models, CLASSES, against=AGAINST, resamples=200).differences["copy"]
+    found = bootstrap(models, MEASURES, against=AGAINST, resamples=200).differences["copy"]
     for kind in (found.folds, found.pooled):
         for entry in kind.values():
             assert (entry.value, entry.low, entry.high) == (0, 0, 0)
@@ -154,8 +156,8 @@ def test_identical_models_differ_by_exactly_nothing():
 def test_the_same_repeat_five_times_is_worth_no_more_than_once():
     once = simulate()
     again = [FoldSubjects(repeat, f.fold, f.rows, f.threshold) for repeat in range(5) for f in once]
-    one = bootstrap({"m": once}, CLASSES).models["m"]
-    five = bootstrap({"m": again}, CLASSES).models["m"]
+    one = bootstrap({"m": once}, MEASURES).models["m"]
+    five = bootstrap({"m": again}, MEASURES).models["m"]
     assert five.n_subjects == one.n_subjects == 40
     for metric, entry in one.folds.items():
         other = five.folds[metric]
@@ -168,7 +170,7 @@ def test_differences_are_paired_on_the_common_subjects_of_a_fold():
         fold.select(np.array([subject not in ("p0", "p1", "p2") for subject in fold.rows.subjects]))
         for fold in simulate(n=20, n_folds=2, seed=3)
     ]
-    found = bootstrap({"fused": fused, "image": alone}, CLASSES, against=AGAINST, resamples=100)
+    found = bootstrap({"fused": fused, "image": alone}, MEASURES, against=AGAINST, resamples=100)
     assert found.models["fused"].n_subjects == 20
     assert found.models["image"].n_subjects == 17
     assert found.differences["image"].n_subjects == 17
@@ -183,21 +185,21 @@ def test_a_split_by_sample_counts_a_person_once():
         fold_of(0, 0, ["a", "b", "c"], [0, 1, 1], [0.1, 0.8, 0.05]),
         fold_of(0, 1, ["a", "b"], [0, 1], [0.3, 0.7]),
     ]
-    found = bootstrap({"m": folds}, CLASSES, resamples=100).models["m"]
+    found = bootstrap({"m": folds}, MEASURES, resamples=100).models["m"]
     assert found.n_subjects == 3
     assert found.pooled["accuracy"].value == pytest.approx(4 / 5)
 
 
 def test_a_fold_that_only_one_model_has_is_not_compared():
     fused = simulate(n=20, n_folds=2)
-    found = bootstrap({"fused": fused, "image": fused[:1]}, CLASSES, against=AGAINST, resamples=100)
+    found = bootstrap({"fused": fused, "image": fused[:1]}, MEASURES, against=AGAINST, resamples=100)
     assert found.differences["image"].n_subjects == 10
 
 
 def test_subjects_of_unknown_outcome_are_not_scored():
     with_unknown = fold_of(0, 0, ["a", "b", "c", "d", "e"], [0, 1, 0, 1, UNKNOWN], [0.1, 0.8, 0.6, 0.4, 0.99])
     without = fold_of(0, 0, ["a", "b", "c", "d"], [0, 1, 0, 1], [0.1, 0.8, 0.6, 0.4])
-    assert bootstrap({"m": [with_unknown]}, CLASSES) == bootstrap({"m": [without]}, CLASSES)
+    assert bootstrap({"m": [with_unknown]}, MEASURES) == bootstrap({"m": [without]}, MEASURES)
 
 
 def test_a_fold_without_a_class_is_left_out_of_the_mean_and_kept_in_the_pool():
@@ -205,7 +207,7 @@ def test_a_fold_without_a_class_is_left_out_of_the_mean_and_kept_in_the_pool():
         fold_of(0, 0, ["a", "b", "c"], [0, 1, 1], [0.1, 0.8, 0.05]),
         fold_of(0, 1, ["d", "e"], [0, 0], [0.9, 0.2]),
     ]
-    found = bootstrap({"m": folds}, CLASSES, resamples=100).models["m"]
+    found = bootstrap({"m": folds}, MEASURES, resamples=100).models["m"]
     assert found.folds["roc_auc"].value == 0.5
     assert found.pooled["roc_auc"].value == pytest.approx(2 / 6)
     assert found.folds["accuracy"].value == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -213,7 +215,7 @@ def test_a_fold_without_a_class_is_left_out_of_the_mean_and_kept_in_the_pool():
 
 def test_what_cannot_be_estimated_says_why():
     folds = [fold_of(0, 0, ["a", "b"], [0, 0], [0.1, 0.8]), fold_of(0, 1, ["c"], [1], [0.9])]
-    found = bootstrap({"m": folds, "none": []}, CLASSES, against={"m": "none"}, resamples=100)
+    found = bootstrap({"m": folds, "none": []}, MEASURES, against={"m": "none"}, resamples=100)
     entry = found.models["m"].folds["roc_auc"]
     assert (entry.value, entry.low, entry.high) == (None, None, None)
     assert entry.reason == "not estimable in any of 2: no malignant subject"
@@ -225,7 +227,7 @@ def test_what_cannot_be_estimated_says_why():
 def test_leave_one_out_is_scored_by_its_pool():
     labels, scores = [0, 1, 0, 1], [0.2, 0.6, 0.3, 0.9]
     folds = [fold_of(0, i, [f"p{i}"], [labels[i]], [scores[i]]) for i in range(4)]
-    found = bootstrap({"m": folds}, CLASSES, resamples=100).models["m"]
+    found = bootstrap({"m": folds}, MEASURES, resamples=100).models["m"]
     assert found.folds["roc_auc"].value is None
     assert found.pooled["roc_auc"].value == 1
 
@@ -254,7 +256,7 @@ def test_subjects_cover_the_truth_and_images_do_not():
         }
         for unit, (outcomes, positive) in rows.items():
             fold = fold_of(0, 0, [f"{i}" for i in range(len(outcomes))], outcomes, positive)
-            found = bootstrap({"m": [fold]}, CLASSES, metrics=("roc_auc",), resamples=400, seed=trial)
+            found = bootstrap({"m": [fold]}, MEASURES, metrics=("roc_auc",), resamples=400, seed=trial)
             entry = found.models["m"].folds["roc_auc"]
             covered[unit] += entry.low <= truth[unit] <= entry.high
     assert 0.90 <= covered["subject"] / trials <= 0.99

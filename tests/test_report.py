@@ -11,11 +11,13 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fusionkit.errors import RecipeError
 from fusionkit.evaluation.aggregate import UNKNOWN, FoldPredictions, SampleRows
+from fusionkit.evaluation.measures import ClassMeasures
 from fusionkit.evaluation.metrics import METRICS
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED, build_report, write_predictions_csv
 from fusionkit.recipe.schema import EvaluationNode
 
 CLASSES = ("benign", "malignant")
+MEASURES = ClassMeasures(CLASSES)
 QUICK = EvaluationNode(resamples=100)
 
 
@@ -50,7 +52,7 @@ def outcomes_of(n=20):
 
 def report_of(**options):
     predictions = {"fused": simulate(), "image": simulate(seed=1, shift=0.5)}
-    return build_report(predictions, outcomes_of(), CLASSES, QUICK, **options)
+    return build_report(predictions, outcomes_of(), MEASURES, QUICK, **options)
 
 
 def test_the_report_has_every_figure_and_is_json():
@@ -83,7 +85,7 @@ def test_the_report_has_every_figure_and_is_json():
 
 def test_values_equal_a_loop_over_folds():
     folds = simulate(repeats=2)
-    model = build_report({"fused": folds}, outcomes_of(), CLASSES, QUICK)["models"]["fused"]
+    model = build_report({"fused": folds}, outcomes_of(), MEASURES, QUICK)["models"]["fused"]
     by_fold, by_sample = [], []
     for fold in folds:
         subjects = np.array(fold.test.subjects)
@@ -129,12 +131,12 @@ def test_what_a_reader_must_know_stands_in_the_warnings():
 
 def test_two_hundred_subjects_bring_no_warning():
     folds = simulate(n=200, per_subject=1)
-    assert build_report({"fused": folds}, outcomes_of(200), CLASSES, QUICK)["warnings"] == []
+    assert build_report({"fused": folds}, outcomes_of(200), MEASURES, QUICK)["warnings"] == []
 
 
 def test_null_has_a_reason_everywhere():
     rows = samples_of(["a", "a", "b"], [0, 0, 0], [0.1, 0.2, 0.7])
-    report = build_report({"fused": [FoldPredictions(0, 0, rows)]}, {"a": 0, "b": 0}, CLASSES, QUICK)
+    report = build_report({"fused": [FoldPredictions(0, 0, rows)]}, {"a": 0, "b": 0}, MEASURES, QUICK)
     model = report["models"]["fused"]
     reason = "not estimable: no malignant subject"
     assert model["subject"]["roc_auc"] == {"value": None, "low": None, "high": None, "reason": reason}
@@ -152,7 +154,7 @@ def test_folds_left_out_of_a_mean_are_told():
         FoldPredictions(0, 0, samples_of(["a", "b"], [0, 1], [0.1, 0.7])),
         FoldPredictions(0, 1, samples_of(["c"], [0], [0.1])),
     ]
-    report = build_report({"fused": folds, "image": folds}, {"a": 0, "b": 1, "c": 0}, CLASSES, QUICK)
+    report = build_report({"fused": folds, "image": folds}, {"a": 0, "b": 1, "c": 0}, MEASURES, QUICK)
     assert report["warnings"][1:] == [
         f"{metric}: 1 of 2 folds are not in the mean (not estimable: no malignant subject): fused, image."
         for metric in ("roc_auc", "sensitivity", "average_precision")
@@ -161,7 +163,7 @@ def test_folds_left_out_of_a_mean_are_told():
 
 def test_unknown_outcomes_are_counted_and_not_scored():
     rows = samples_of(["a", "b", "x"], [0, 1, UNKNOWN], [0.1, 0.7, 0.9])
-    report = build_report({"fused": [FoldPredictions(0, 0, rows)]}, {"a": 0, "b": 1}, CLASSES, QUICK)
+    report = build_report({"fused": [FoldPredictions(0, 0, rows)]}, {"a": 0, "b": 1}, MEASURES, QUICK)
     assert report["counts"]["subjects_without_outcome"] == 1
     assert report["models"]["fused"]["n_subjects"] == 2
     assert report["models"]["fused"]["sample"]["accuracy"] == 1
@@ -177,7 +179,7 @@ BY_VALIDATION = EvaluationNode(resamples=100, threshold="validation")
 
 def test_the_threshold_is_set_on_validation_subjects():
     predictions = validated(samples_of(["v", "w", "w"], [0, 1, 1], [0.1, 0.2, 0.4]))
-    report = build_report(predictions, {"a": 0, "b": 1, "v": 0, "w": 1}, CLASSES, BY_VALIDATION)
+    report = build_report(predictions, {"a": 0, "b": 1, "v": 0, "w": 1}, MEASURES, BY_VALIDATION)
     model = report["models"]["fused"]
     assert report["threshold"] == "validation"
     assert model["folds"][0]["threshold"] == pytest.approx(0.2)
@@ -188,7 +190,7 @@ def test_the_threshold_is_set_on_validation_subjects():
 
 def test_validation_subjects_of_one_class_leave_the_threshold_and_say_so():
     predictions = validated(samples_of(["v"], [0], [0.1]))
-    report = build_report(predictions, {"a": 0, "b": 1, "v": 0}, CLASSES, BY_VALIDATION)
+    report = build_report(predictions, {"a": 0, "b": 1, "v": 0}, MEASURES, BY_VALIDATION)
     assert report["models"]["fused"]["folds"][0]["threshold"] == 0.5
     assert report["warnings"][1] == (
         "fused, repeat 0, fold 0: the threshold stays at 0.5 "
@@ -198,7 +200,7 @@ def test_validation_subjects_of_one_class_leave_the_threshold_and_say_so():
 
 def test_no_validation_subjects_is_the_recipes_mistake():
     with pytest.raises(RecipeError) as caught:
-        build_report(validated(None), {"a": 0, "b": 1}, CLASSES, BY_VALIDATION)
+        build_report(validated(None), {"a": 0, "b": 1}, MEASURES, BY_VALIDATION)
     assert str(caught.value) == (
         "evaluation.threshold: repeat 0, fold 0 has no validation subjects to set it on. "
         "Give split.validation a share, or set a number."
@@ -210,7 +212,9 @@ def test_three_classes_have_a_report_without_threshold():
     rows = SampleRows(list("1234"), list("abcd"), np.array([0, 1, 2, 0]), probabilities)
     outcomes = {"a": 0, "b": 1, "c": 2, "d": 0}
     classes = ("normal", "benign", "malignant")
-    report = build_report({"fused": [FoldPredictions(0, 0, rows)]}, outcomes, classes, BY_VALIDATION)
+    report = build_report(
+        {"fused": [FoldPredictions(0, 0, rows)]}, outcomes, ClassMeasures(classes), BY_VALIDATION
+    )
     assert report["threshold"] is None
     assert report["models"]["fused"]["folds"][0]["threshold"] is None
     assert report["models"]["fused"]["subject"]["accuracy"]["value"] == 1
@@ -221,7 +225,7 @@ def test_predictions_are_one_csv_by_sample_and_by_subject(tmp_path):
     rows = samples_of(["a", "b", "a", "x"], [0, 1, 1, UNKNOWN], [0.1, 0.7, 0.4, 0.5])
     path = tmp_path / "predictions.csv"
     write_predictions_csv(
-        path, {"fused": [FoldPredictions(0, 2, rows)]}, {"a": 0, "b": 1}, CLASSES, QUICK, is_simulated=True
+        path, {"fused": [FoldPredictions(0, 2, rows)]}, {"a": 0, "b": 1}, MEASURES, QUICK, is_simulated=True
     )
     assert path.read_text() == (
         "level,model,repeat,fold,sample,subject,outcome,probability_benign,probability_malignant,predicted,simulated\n"
@@ -239,7 +243,7 @@ def test_predictions_are_one_csv_by_sample_and_by_subject(tmp_path):
 def test_equal_predictions_give_equal_bytes_whatever_the_ids_hold(tmp_path):
     rows = samples_of(['a,"b"', "ü"], [0, 1], [0.1, 0.7])
     for name in ("1.csv", "2.csv"):
-        write_predictions_csv(tmp_path / name, {"fused": [FoldPredictions(0, 0, rows)]}, {}, CLASSES, QUICK)
+        write_predictions_csv(tmp_path / name, {"fused": [FoldPredictions(0, 0, rows)]}, {}, MEASURES, QUICK)
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
     with open(tmp_path / "1.csv", encoding="utf-8", newline="") as file:
         assert [row["subject"] for row in csv.DictReader(file)] == ['a,"b"', "ü"] * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from test_report import CLASSES, QUICK, outcomes_of, simulate
+from test_report import MEASURES, QUICK, outcomes_of, simulate
 
 from fusionkit.evaluation.aggregate import FoldPredictions
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED, build_report
@@ -15,7 +15,7 @@ from fusionkit.evaluation.summary import report_text
 @pytest.fixture(scope="module")
 def report():
     predictions = {"fused": simulate(), "image": simulate(seed=1), "image_pretrained": simulate(seed=2)}
-    return build_report(predictions, outcomes_of(), CLASSES, QUICK)
+    return build_report(predictions, outcomes_of(), MEASURES, QUICK)
 
 
 def with_difference(report, **values):
@@ -81,7 +81,7 @@ def test_a_bound_just_above_zero_is_not_written_as_zero(report):
 
 def test_what_is_not_estimable_says_why():
     folds = [FoldPredictions(0, 0, simulate(n=4, n_folds=1)[0].test)]
-    report = build_report({"fused": folds, "image": folds}, dict.fromkeys(outcomes_of(4), 0), CLASSES, QUICK)
+    report = build_report({"fused": folds, "image": folds}, dict.fromkeys(outcomes_of(4), 0), MEASURES, QUICK)
     text = report_text(report, 200)
     assert "fused: AUC not estimable: no malignant subject." in text
     assert (

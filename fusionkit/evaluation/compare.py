@@ -10,7 +10,7 @@ import numpy as np
 
 from fusionkit.evaluation.aggregate import FoldPredictions, FoldSubjects, is_known
 from fusionkit.evaluation.intervals import Estimate, Scores, bootstrap
-from fusionkit.evaluation.measures import Judged, Measures, evaluate, measures_of
+from fusionkit.evaluation.measures import Measures, evaluate
 from fusionkit.evaluation.report import judge_folds
 from fusionkit.recipe.schema import EvaluationNode
 from fusionkit.recipe.task_nodes import SHOWN
@@ -65,7 +65,7 @@ class Row:
 
 def compare(
     rows: Mapping[str, Sequence[Repetition]],
-    classes: Judged,
+    measures: Measures,
     metric: str,
     references: Mapping[str, str],
     *,
@@ -77,7 +77,7 @@ def compare(
 
     Args:
         rows: Name -> what it says with each seed.
-        classes: Class names, the last one the positive class; or how else predictions are judged.
+        measures: How predictions are judged.
         metric: What differences are of.
         references: Row -> the one that it is compared with, on common subjects; rows that are not there are
             left out. All comparisons are one family of Holm's.
@@ -85,7 +85,6 @@ def compare(
         interval: Coverage, such as 0.95.
         seed: Of the resamples.
     """
-    measures = measures_of(classes)
     shown = SHOWN[measures.kind]
     judged = {name: _judge(repetitions, measures) for name, repetitions in rows.items()}
     intervals = bootstrap(
@@ -138,9 +137,9 @@ def _turn(estimate: Estimate) -> Estimate:
     return replace(estimate, value=0.0 - estimate.value, low=low, high=high)
 
 
-def judge_row(repetitions: Sequence[Repetition], classes: Judged) -> list[FoldSubjects]:
+def judge_row(repetitions: Sequence[Repetition], measures: Measures) -> list[FoldSubjects]:
     """Returns a row's folds of all seeds by subject."""
-    return [fold for folds in _judge(repetitions, measures_of(classes)) for fold in folds]
+    return [fold for folds in _judge(repetitions, measures) for fold in folds]
 
 
 def _spread(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from fusionkit.evaluation.aggregate import FoldSubjects, is_known
-from fusionkit.evaluation.measures import SAME_PREDICTION, Judged, Measures, Outcomes, measures_of
+from fusionkit.evaluation.measures import SAME_PREDICTION, Measures, Outcomes
 from fusionkit.evaluation.metrics import FloatArray, IntArray
 
 # Entries of one weight matrix; a handful of such matrices are alive at once, so this bounds the memory.
@@ -114,7 +114,7 @@ class _Scored:
 
 def bootstrap(
     models: Mapping[str, Sequence[FoldSubjects]],
-    classes: Judged,
+    measures: Measures,
     *,
     metrics: Sequence[str] | None = None,
     against: Mapping[str, str] = MappingProxyType({}),
@@ -138,7 +138,7 @@ def bootstrap(
 
     Args:
         models: Each model's folds; subjects of unknown outcome are left out.
-        classes: Class names, or how else outcomes are judged.
+        measures: How predictions are judged.
         metrics: Which metrics; by default all.
         against: Model -> the one that it is subtracted from, on subjects that both tested in a fold; pairs
             with a model that is not there are left out.
@@ -147,7 +147,6 @@ def bootstrap(
         interval: Coverage, such as 0.95.
         seed: All randomness derives from it; the order of the rows does not matter.
     """
-    measures = measures_of(classes)
     metrics, compared = metrics or measures.metrics, compared or measures.compared
     known = {
         name: [fold.select(is_known(fold.rows.outcomes)) for fold in folds] for name, folds in models.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
@@ -73,10 +73,6 @@ class Measures(Protocol):
     def cells(self, outcomes: Outcomes, predictions: FloatArray, threshold: float) -> list[list[str]]:
         """Returns the texts of `columns` for each row."""
         ...
-
-
-Judged = Measures | Sequence[str]
-"""How predictions are judged; names of classes stand for a classification."""
 
 
 class ClassMeasures:
@@ -174,12 +170,8 @@ def few_subjects_text(shown: str, than: str) -> str:
     )
 
 
-def measures_of(task: Task | Judged) -> Measures:
-    """Returns how a task is judged; of class names, as a classification."""
-    if isinstance(task, Sequence):
-        return ClassMeasures(task)
-    if hasattr(task, "weighted"):
-        return cast(Measures, task)
+def measures_of(task: Task) -> Measures:
+    """Returns how a task is judged."""
     return _MEASURES[task.kind](task)
 
 

@@ -21,7 +21,7 @@ from fusionkit.evaluation.aggregate import (
     outcomes_of_subjects,
 )
 from fusionkit.evaluation.intervals import Estimate, Intervals, Scores, bootstrap
-from fusionkit.evaluation.measures import SAME_PREDICTION, Judged, Measures, Outcomes, evaluate, measures_of
+from fusionkit.evaluation.measures import SAME_PREDICTION, Measures, Outcomes, evaluate
 from fusionkit.evaluation.metrics import choose_threshold
 from fusionkit.evaluation.missing import Blanked, by_curve, by_draw, curve_entries
 from fusionkit.recipe.schema import FUSED, EvaluationNode
@@ -39,7 +39,7 @@ Predictions = Mapping[str, Sequence[FoldPredictions]]
 def build_report(
     predictions: Predictions,
     outcomes: Mapping[str, Outcome],
-    classes: Judged,
+    measures: Measures,
     evaluation: EvaluationNode,
     *,
     seed: int = 0,
@@ -52,14 +52,13 @@ def build_report(
     Args:
         predictions: Each model's folds, by the model's name.
         outcomes: Outcome of each subject (see `subject_outcomes`).
-        classes: Class names, the last one the positive class; or how else predictions are judged.
+        measures: How predictions are judged.
         evaluation: How predictions are judged.
         seed: Of the resamples.
         is_simulated: Whether any of the data were simulated.
         unit: What the split kept apart: subject, or sample, which brands the report.
         blanked: Which models were tested with cells blanked; each is compared with itself without.
     """
-    measures = measures_of(classes)
     judged, scores, differences, notes = _score(predictions, outcomes, measures, evaluation, seed, blanked)
     counts = _counts(predictions, outcomes, measures)
     warnings = [SIMULATED] if is_simulated else []
@@ -123,12 +122,11 @@ def _score(
 
 
 def judge_folds(
-    predictions: Predictions, outcomes: Mapping[str, Outcome], classes: Judged, evaluation: EvaluationNode
+    predictions: Predictions, outcomes: Mapping[str, Outcome], measures: Measures, evaluation: EvaluationNode
 ) -> tuple[dict[str, list[FoldSubjects]], list[str]]:
     """Brings every fold to subjects and sets its threshold; also returns what readers should know of it."""
     judged: dict[str, list[FoldSubjects]] = {}
     notes: list[str] = []
-    measures = measures_of(classes)
     if evaluation.threshold == "validation" and len(measures.classes) > 2:
         notes.append("evaluation.threshold: not used, since there are more than two classes.")
     for name, folds in predictions.items():
@@ -278,7 +276,7 @@ def write_predictions_csv(
     path: Path,
     predictions: Predictions,
     outcomes: Mapping[str, Outcome],
-    classes: Judged,
+    measures: Measures,
     evaluation: EvaluationNode,
     *,
     is_simulated: bool = False,
@@ -286,7 +284,6 @@ def write_predictions_csv(
     """Writes a row per predicted sample and subject of every model and fold; equal input, equal bytes."""
     from fusionkit.store import write_atomic
 
-    measures = measures_of(classes)
     judged, _ = judge_folds(predictions, outcomes, measures, evaluation)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
