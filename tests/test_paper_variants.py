@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fusionkit.evaluation.figures import MOST_BANDS
 from fusionkit.recipe.load import LoadedRecipe, load_recipe
 from fusionkit.recipe.sweep import LoadedSweep, load_sweep
 from fusionkit.registry import Registry
@@ -58,3 +59,9 @@ def test_each_corruption_is_tested_at_each_rate():
     corruptions = [one.resolved["modalities"]["emr"]["raiser"]["corruption"] for one in loaded]
     assert corruptions == [number / 10 for number in range(10)]
     assert all(one.recipe.evaluation.missing == {"emr": tuple(corruptions)} for one in loaded)
+
+
+def test_the_curves_of_figure_6_have_their_bands():
+    figure6 = sweep("figure6").sweep
+    assert figure6.roc
+    assert len(figure6.variants) <= MOST_BANDS

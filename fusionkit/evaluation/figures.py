@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # Okabe and Ito 2008: told apart without red-green vision, and by line style in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
-MOST_BANDS = 4
-"""Beyond, the bands of ROC curves would hide them; the table has the intervals."""
+MOST_BANDS = 5
+"""Beyond, the bands of ROC curves would hide them; the table has the intervals. The paper's figure 6 has 5."""
 LONGEST_NAME = 60
 """Characters of a name or a title; longer ones would leave no room for what is drawn."""
 MARK_LENGTH = 17
@@ -128,7 +128,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _finish(figure: Figure, axes: Axes, title: str) -> bytes:
     axes.set_title(_plain(title), fontsize=10)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, handlelength=4)  # as long as tells a dashed line from a whole one
     image = io.BytesIO()
     # no date and no version: equal input, equal bytes
     figure.savefig(image, format="png", dpi=_DOTS, metadata={"Software": None})
