@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 MOST_BANDS = 5
-"""Beyond, the bands of ROC curves would hide them; the table has the intervals. The paper's figure 6 has 5."""
+"""Beyond, bands of ROC curves would hide them; the table has the intervals. The paper's figure 6 has 5."""
 LONGEST_NAME = 60
 """Characters of a name or a title; longer ones would leave no room for what is drawn."""
 MARK_LENGTH = 17
