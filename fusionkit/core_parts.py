@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from fusionkit.tokens import pack_tokens, unpack_tokens
+
 SCALE_EPSILON = 1e-6
 SCALE_VERSION = 2
 """Part of every address: raised when the same features would be scaled otherwise."""
@@ -20,13 +22,18 @@ class Scale(nn.Module):
 
     Shape:
         (n, dim) -> (n, dim); a feature that never varied is shifted and not divided, as scikit-learn does.
+
+    Args:
+        dim: Width of the features.
+        n_tokens: How many tokens a row has at most, packed; each that is there counts as a row. 0: none.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, n_tokens: int = 0) -> None:
         super().__init__()
+        self.n_tokens = n_tokens
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
 
@@ -41,7 +48,7 @@ class Scale(nn.Module):
         """
         n_rows, mean, squares = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
         for part in parts:
-            values = part.double()
+            values = self._rows(part).double()
             n_new, centre = len(values), values.mean(0)
             shift, n_rows = centre - mean, n_rows + n_new
             mean = mean + shift * (n_new / n_rows)
@@ -55,7 +62,16 @@ class Scale(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns (n, dim)."""
+        if self.n_tokens:
+            values, mask = unpack_tokens(features, self.n_tokens)
+            return pack_tokens((values - self.mean) / self.std, mask, self.n_tokens)
         return (features - self.mean) / self.std
+
+    def _rows(self, features: Tensor) -> Tensor:
+        if not self.n_tokens:
+            return features
+        values, mask = unpack_tokens(features, self.n_tokens)
+        return values[mask]
 
 
 class Absent(nn.Module):

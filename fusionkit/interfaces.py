@@ -92,8 +92,9 @@ class Encoder(Protocol):
     """Turns a raw batch into one feature vector per sample; a plain `nn.Module`.
 
     May also offer `pretraining_dim` with `pretraining_features(inputs)` -> (n, pretraining_dim) or
-    (n, pretraining_dim, height, width), what a `pretrain` stage classifies (default: forward); and
-    `tokens(inputs)` -> (n, k, d) and mask, for heads that ask.
+    (n, pretraining_dim, height, width), what a `pretrain` stage classifies (default: forward); and, where
+    its card says `gives_tokens`, `tokens(inputs)` -> (n, k, `token_dim`) and a bool mask (n, k) of those that
+    are there, at least one in each row and at most `n_tokens`, for heads that take them.
     """
 
     input_spec: InputSpec
@@ -121,7 +122,9 @@ class Head(Protocol):
     def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Maps (n, d) per modality to (n, output_dim); `present[m]` (n,) says where modality m counts.
 
-        It counts where the row has it, or where a vector stands for it that learns with the head.
+        It counts where the row has it, or where a vector stands for it that learns with the head. A head
+        whose card says `takes_tokens` gets tokens (n, k, d) with `present[m]` (n, k) of a modality whose
+        encoder gives them and that has no raiser.
         """
         ...
 

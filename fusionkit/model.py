@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from fusionkit.core_parts import Absent, Scale, is_core_part
 from fusionkit.errors import (
-    DataError,
     FusionkitError,
-    IntegrityError,
     PluginError,
-    RecipeError,
     at_place,
     is_out_of_memory,
 )
-from fusionkit.network import refused_network
-from fusionkit.recipe.checks import learns
-from fusionkit.recipe.components import data_files, file_options, resolve_files
-from fusionkit.recipe.load import LoadedRecipe, PartPlan
-from fusionkit.specs import ColumnSpec, Learns
-
-
-class NotHereError(DataError):
-    """A part has to fetch what it learned elsewhere, and this command fetches nothing."""
+from fusionkit.tokens import pack_tokens, unpack_tokens
 
 
 @dataclass(frozen=True)
@@ -83,6 +70,7 @@ class FusionModel(nn.Module):
         dims: Width of each modality's features.
         output_dim: Width of the head's output.
         absent: What gives the rows that lack a modality, by modality; zeros for the others.
+        n_tokens: How many tokens of a row the head reads at most, by modality; 0 where it reads a vector.
     """
 
     def __init__(
@@ -93,6 +81,7 @@ class FusionModel(nn.Module):
         dims: Mapping[str, int],
         output_dim: int,
         absent: Mapping[str, nn.Module] | None = None,
+        n_tokens: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.output_dim = output_dim
@@ -101,20 +90,15 @@ class FusionModel(nn.Module):
         self.head = head
         self.in_precision = dict(in_precision)
         self.dims = dict(dims)
+        self.n_tokens = dict(n_tokens or {})
 
     def walk(self, modality: str, inputs: Any, start: int = 0) -> Iterator[tuple[str, Tensor]]:
-        """Yields a modality's features after each part of its chain from `start` on, in fp32."""
-        n_rows = None
+        """Yields a modality's features, or packed tokens, after each part from `start` on, in fp32."""
+        n_rows, n_tokens = None, self.n_tokens.get(modality, 0)
         for kind, part in list(cast(nn.ModuleDict, self.chains[modality]).items())[start:]:
             path = f"{modality}.{kind}"
-            with calling(path):
-                if kind == "encoder" and modality in self.in_precision:
-                    with self.in_precision[modality]():
-                        inputs = part(inputs)
-                    inputs = to_fp32(inputs)
-                else:
-                    inputs = part(inputs)
-            inputs = check_features(path, part, inputs, n_rows)
+            precision = self.in_precision.get(modality) if kind == "encoder" else None
+            inputs = compute_part(path, part, inputs, n_tokens, precision, n_rows)
             n_rows = len(inputs)
             yield path, inputs
 
@@ -127,16 +111,14 @@ class FusionModel(nn.Module):
     def join(self, batch: Mapping[str, ModalityBatch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns what the head gets: features (n, d) by modality, and for which rows they count.
 
+        Of a modality whose tokens it reads, these (n, k, d), and which of them count (n, k).
         Rows that lack a modality are zero and do not count, or are the vector learned for them, which
         counts like any other: a head lets nothing through of what does not.
         """
         features, present = {}, {}
         for modality, part in batch.items():
-            here = part.present
-            if modality in self.absent:
-                dense = cast(Tensor, self.absent[modality](len(here)))
-            else:
-                dense = torch.zeros(len(here), self.dims[modality], device=here.device)
+            here, n_tokens = part.present, self.n_tokens.get(modality, 0)
+            dense = self._absent_rows(modality, here, n_tokens)
             if bool(here.any()):
                 found = self.features(modality, part.inputs, part.start)
                 if len(found) != int(here.sum()):
@@ -146,9 +128,22 @@ class FusionModel(nn.Module):
                     )
                 is_whole = len(found) == len(here)
                 dense = found if is_whole else dense.index_put((here.nonzero().squeeze(1),), found)
-            features[modality] = dense
-            present[modality] = torch.ones_like(here) if modality in self.absent else here
+            if n_tokens:
+                features[modality], present[modality] = unpack_tokens(dense, n_tokens)
+            else:
+                features[modality] = dense
+                present[modality] = torch.ones_like(here) if modality in self.absent else here
         return features, present
+
+    def _absent_rows(self, modality: str, here: Tensor, n_tokens: int) -> Tensor:
+        """Returns what stands in rows that lack a modality, (n, d), as if all did; one token of many."""
+        if modality not in self.absent:
+            dim = self.dims[modality]
+            return torch.zeros(len(here), n_tokens * (dim + 1) if n_tokens else dim, device=here.device)
+        vectors = cast(Tensor, self.absent[modality](len(here)))
+        return (
+            pack_tokens(vectors[:, None], torch.ones_like(here)[:, None], n_tokens) if n_tokens else vectors
+        )
 
     def forward(self, batch: Mapping[str, ModalityBatch]) -> Tensor:
         """Returns logits (n, output_dim)."""
@@ -181,154 +176,75 @@ def state_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class PartFactory:
-    """Builds parts in their initial state, each from its own seed, and knows their origins.
+def compute_part(
+    path: str,
+    part: nn.Module,
+    inputs: Any,
+    n_tokens: int = 0,
+    precision: Callable[[], Any] | None = None,
+    n_rows: int | None = None,
+) -> Tensor:
+    """Returns what a part gives, in fp32: features (n, output_dim), or an encoder's tokens, packed.
 
     Args:
-        loaded: The recipe.
-        output_dim: Width of the head's output.
-        data_root: Folder that relative paths of weights resolve under.
-        fetches: Whether a part may fetch from the network what it learned elsewhere.
+        path: The part's.
+        part: It.
+        inputs: What comes into it.
+        n_tokens: How many tokens the head reads of a row at most; 0 where it reads a vector.
+        precision: Enters the precision of an encoder of files; null for fp32 as it is.
+        n_rows: How many rows are due, if it is known.
+
+    Raises:
+        PluginError: It fails, or gives something else.
     """
-
-    def __init__(
-        self, loaded: LoadedRecipe, output_dim: int, data_root: Path, *, fetches: bool = True
-    ) -> None:
-        self.loaded = loaded
-        self.output_dim = output_dim
-        self.data_root = data_root
-        self.fetches = fetches
-        self._dims: dict[str, int] = {}
-        self._origins: dict[tuple[str, int], str] = {}
-
-    def chain(self, modality: str) -> list[str]:
-        """Returns a modality's part paths in data-flow order, its scale included."""
-        paths = [path for path, plan in self.loaded.parts.items() if plan.modality == modality]
-        scaled = self.loaded.recipe.modalities[modality].standardize
-        return [*paths, f"{modality}.scale"] if scaled else paths
-
-    def paths(self) -> list[str]:
-        """Returns every part path in data-flow order, head last."""
-        paths = []
-        for name in self.loaded.recipe.modalities:
-            paths += self.chain(name)
-            paths += [f"{name}.absent"] if name in self.loaded.recipe.stood_in else []
-        return [*paths, "head"]
-
-    def learns(self, path: str) -> Learns:
-        """Returns how a part learns, as its card says; a scale in closed form."""
-        if is_core_part(path):
-            return "closed_form" if path.endswith(".scale") else "gradient"
-        return learns(self.loaded.parts[path])
-
-    def build(self, path: str, seed: int) -> nn.Module:
-        """Builds a part in its initial state, from the seed of (seed, "init", path)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "init", path))
-            if is_core_part(path):
-                modality, _, kind = path.partition(".")
-                module: nn.Module = (Scale if kind == "scale" else Absent)(self.dim(modality))
-            else:
-                module = self._build(self.loaded.parts[path])
-        module.eval()
-        module.requires_grad_(False)
-        return module
-
-    def _build(self, plan: PartPlan) -> nn.Module:
-        config = resolve_files(plan.config, self.data_root)
-        card = cast(Any, plan.card)
-        given: tuple[Any, ...]
-        if plan.path == "head":
-            given = {name: self.dim(name) for name in self.loaded.recipe.modalities}, self.output_dim
-        elif plan.path.endswith(".encoder"):
-            schema = self.loaded.source.schema
-            columns: dict[str, ColumnSpec] = {
-                name: schema[name] for name in self.loaded.columns[cast(str, plan.modality)]
-            }
-            given = (columns,)
-        else:
-            given = (self.output_dim_of(f"{plan.modality}.encoder"),)
-        with nullcontext() if self.fetches else refused_network() as refusal:
-            try:
-                with calling(plan.path, f"build of {plan.use}"):
-                    module = card.build(config, *given)
-            except FusionkitError as error:
-                if refusal is not None and refusal.was_asked:
-                    raise NotHereError(_not_here(plan)) from error
-                if isinstance(error, DataError | IntegrityError | RecipeError):
-                    raise type(error)(_located(plan, error.problems, self.data_root)) from error
-                raise
-        return _checked(module, plan)
-
-    def output_dim_of(self, path: str) -> int:
-        """Returns the width of a part's output."""
-        if path not in self._dims:
-            self._dims[path] = int(cast(Any, self.build(path, 0)).output_dim)
-        return self._dims[path]
-
-    def dim(self, modality: str) -> int:
-        """Returns the width of a modality's features as the head sees them."""
-        last = [path for path, plan in self.loaded.parts.items() if plan.modality == modality][-1]
-        return self.output_dim_of(last)
-
-    def origin(self, path: str, seed: int) -> str:
-        """Returns the sha256 of a part's initial state."""
-        if (path, seed) not in self._origins:
-            module = self.build(path, seed)
-            if not is_core_part(path) and path != "head":
-                self._dims.setdefault(path, int(cast(Any, module).output_dim))
-            self._origins[path, seed] = state_digest(module)
-        return self._origins[path, seed]
+    is_asked = n_tokens > 0 and path.endswith(".encoder")
+    with calling(path, "tokens" if is_asked else "forward"), (precision or nullcontext)():
+        found = cast(Any, part).tokens(inputs) if is_asked else part(inputs)
+    if is_asked:
+        values, mask = check_tokens(path, part, found, n_rows)
+        return pack_tokens(values, mask, n_tokens)
+    return check_features(path, part, found if precision is None else to_fp32(found), n_rows)
 
 
-def _node(plan: PartPlan) -> str:
-    """Returns a part's place in the recipe."""
-    return plan.path if plan.path == "head" else f"modalities.{plan.path}"
+def token_sizes(path: str, encoder: Any) -> tuple[int, int]:
+    """Returns how many tokens an encoder gives of a row at most, and their width.
 
-
-def _not_here(plan: PartPlan) -> str:
-    """Says that a part would have to fetch, and names the option that asks for it."""
-    words = {name: getattr(plan.config, name) for name in file_options(plan.config)}
-    named = [name for name, word in words.items() if word in plan.config.not_files]
-    where = ".".join([_node(plan), *named[:1]])
-    what = words[named[0]] if named else f"what {plan.use} learned elsewhere"
-    return (
-        f"{where}: not here yet ({what}), and only a run fetches it. Give `fusionkit run`, or name a file "
-        "that is here."
+    Raises:
+        PluginError: It does not say so, or has no `tokens`.
+    """
+    sizes = getattr(encoder, "n_tokens", None), getattr(encoder, "token_dim", None)
+    if callable(getattr(encoder, "tokens", None)) and all(isinstance(n, int) and n > 0 for n in sizes):
+        return cast(tuple[int, int], sizes)
+    raise PluginError(
+        f"{path}: its card says that it gives tokens, and it has no `tokens`, or its `n_tokens` or "
+        "`token_dim` is no number from 1 on. Mend the plugin."
     )
 
 
-def _located(plan: PartPlan, problems: Sequence[str], data_root: Path) -> list[str]:
-    """Returns what is wrong with a part's options, columns or files, with their place in the recipe."""
-    paths = {name: f"{path}: " for name, path in data_files(plan.config, data_root).items()}
-
-    def locate(problem: str) -> str:
-        for name, path in paths.items():
-            if problem.startswith(path):
-                return f"{_node(plan)}.{name}: {problem}"
-        where = problem.partition(": ")[0]
-        if where == "columns" and plan.modality is not None:
-            return f"modalities.{plan.modality}.{problem}"
-        is_option = where.partition(".")[0] in {"use", *type(plan.config).model_fields}
-        return f"{_node(plan)}{'.' if is_option else ': '}{problem}"
-
-    return [locate(problem) for problem in problems]
-
-
-def _checked(module: Any, plan: PartPlan) -> nn.Module:
-    if not isinstance(module, nn.Module):
+def check_tokens(path: str, part: Any, found: Any, n_rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Returns an encoder's tokens as float32, and their mask; raises PluginError for what they may not be."""
+    is_pair = isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, Tensor) for one in found)
+    values, mask = found if is_pair else (torch.zeros(0), torch.zeros(0))
+    is_right = (
+        values.ndim == 3
+        and values.is_floating_point()
+        and values.shape[2] == part.token_dim
+        and values.shape[1] <= part.n_tokens
+        and mask.dtype == torch.bool
+        and mask.shape == values.shape[:2]
+        and n_rows in (None, len(values))
+    )
+    if not is_right:
+        given = f"({describe(values)}, {describe(mask)})" if is_pair else describe(found)
+        due = f"({'n' if n_rows is None else n_rows}, at most {part.n_tokens}, {part.token_dim}) floats"
         raise PluginError(
-            f"{plan.path}: {plan.use} built {type(module).__name__}, not an nn.Module. Mend the plugin."
+            f"{path}: `tokens` gives {given}, and {due} with a bool mask are due. Mend the plugin."
         )
-    can_learn = [name for name in ("fit", "loss") if hasattr(module, name)]
-    if getattr(plan.card, "learns", "nothing") == "nothing" and can_learn:
+    if not bool(mask.any(1).all()):
         raise PluginError(
-            f"{plan.path}: {plan.use} has a method `{can_learn[0]}`, and its card says "
-            "that it learns nothing. Say `learns` on the card."
+            f"{path}: `tokens` gives a row without any token. Mend the plugin; give at least one."
         )
-    if plan.path.endswith(".encoder") and not hasattr(module, "input_spec"):
-        raise PluginError(f"{plan.path}: {plan.use} has no `input_spec`. Mend the plugin.")
-    return module
+    return values.float(), mask
 
 
 def check_features(path: str, part: nn.Module, features: Any, n_rows: int | None = None) -> Tensor:

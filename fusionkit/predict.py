@@ -20,7 +20,7 @@ from fusionkit.errors import DataError, IntegrityError, shorten, suggest
 from fusionkit.evaluation.measures import ClassMeasures, measures_of, prediction_texts
 from fusionkit.interfaces import Tell
 from fusionkit.learned import LearnedRun
-from fusionkit.model import PartFactory
+from fusionkit.part_factory import PartFactory
 from fusionkit.prepare import Places, check_manifest
 from fusionkit.recipe.schema import FUSED
 from fusionkit.run_folder import INDEX

@@ -16,7 +16,8 @@ from fusionkit.data.splits import Fold, make_folds
 from fusionkit.errors import DataError
 from fusionkit.evaluation.aggregate import check_sample_rule, subject_numbers, subject_outcomes
 from fusionkit.interfaces import SourceContext, Tell
-from fusionkit.model import NotHereError, PartFactory, calling
+from fusionkit.model import calling
+from fusionkit.part_factory import NotHereError, PartFactory
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import FUSED, Recipe
 from fusionkit.store import Store

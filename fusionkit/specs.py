@@ -182,6 +182,7 @@ class EncoderSpec(Spec):
         learns: How it learns.
         is_pretrained: Whether these options bring learned weights, so that no stage needs to name it.
         emits_missing: Whether, with these options, NaN may be in its output.
+        gives_tokens: Whether, with these options, the module has `tokens`, for heads that take them.
         readout: Options that change only what `forward` reads out: neither the state nor
             `pretraining_features` depends on them, so that encoders that differ in nothing else share one
             pretraining.
@@ -194,6 +195,7 @@ class EncoderSpec(Spec):
     learns: Learns = "gradient"
     is_pretrained: Callable[[Any], bool] = _never
     emits_missing: Callable[[Any], bool] = _never
+    gives_tokens: Callable[[Any], bool] = _never
     readout: tuple[str, ...] = ()
     samples: Callable[[Any, Path], tuple[Mapping[str, ColumnSpec], Sequence[Cells]]] | None = None
 
@@ -217,6 +219,8 @@ class HeadSpec(Spec):
         learns: How it learns.
         takes_samples: Whether, with these options, its `fit` is also given `samples`, an int64 tensor (n,),
             equal where two rows are views or draws of one sample.
+        takes_tokens: Whether, with these options, it reads the tokens of encoders that give some, in place
+            of their feature vector: `input_dims` has the width of a token then.
         tasks: The kinds of task that it can do; null for all of them, or for classification alone where it
             learns in closed form.
     """
@@ -224,6 +228,7 @@ class HeadSpec(Spec):
     build: Callable[[Any, Mapping[str, int], int], Head]
     learns: Learns = "gradient"
     takes_samples: Callable[[Any], bool] = _never
+    takes_tokens: Callable[[Any], bool] = _never
     tasks: tuple[str, ...] | None = None
 
     def can_do(self, kind: str) -> bool:

@@ -75,7 +75,9 @@ GOOD = {
     "fixed": card("raiser", "Fixed"),
     "centre": card("raiser", "Centre", learns="closed_form"),
     "denoise": card("raiser", "Denoise", learns="self_supervised", accepts_missing=True),
+    "places": card("encoder", "Places", reads=("file",), gives_tokens=lambda config: True),
     "join": card("head", "Join"),
+    "join_tokens": card("head", "JoinTokens", takes_tokens=lambda config: True),
 }
 
 
@@ -341,6 +343,48 @@ FAULTS: Sequence[Fault] = (
         "picture",
         "WidthInState",
         "its state depends on `readout`.",
+    ),
+    fault(
+        "check_tokens",
+        "the card is silent about `tokens`",
+        "picture",
+        "Places",
+        "it has `tokens`, and its card never says so (gives_tokens).",
+    ),
+    fault(
+        "check_tokens",
+        "more tokens than `n_tokens`",
+        "places",
+        "MorePlaces",
+        "`tokens` gives ((8, 2, 4) float32, (8, 2) bool), and (8, at most 1, 4) floats with a bool mask are",
+    ),
+    fault(
+        "check_tokens",
+        "a row without a token",
+        "places",
+        "NoPlace",
+        "`tokens` gives a row without any token.",
+    ),
+    fault(
+        "check_tokens",
+        "tokens minus their mean over the batch",
+        "places",
+        "ShiftedPlaces",
+        "gives other tokens for the same rows in another batch.",
+    ),
+    fault(
+        "check_presence",
+        "reads what fills tokens up",
+        "join_tokens",
+        "JoinFilling",
+        "what stands in an absent modality's row reaches the output.",
+    ),
+    fault(
+        "check_modalities",
+        "takes nothing but tokens",
+        "join_tokens",
+        "JoinTokensAlone",
+        "`forward` fails (AssertionError: no tokens",
     ),
     fault(
         "check_presence",

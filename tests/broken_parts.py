@@ -262,6 +262,37 @@ class Picture(nn.Module):
         return self.pool(self.pretraining_features(images)).repeat(1, 2)[:, : self.output_dim]
 
 
+class Places(Picture):
+    """Two places of a picture, left and right, are tokens."""
+
+    def __init__(self, config: Any, columns: Mapping[str, ColumnSpec]) -> None:
+        super().__init__(config, columns)
+        self.n_tokens, self.token_dim = 2, 4
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.pretraining_features(images)
+        values = torch.stack([half.mean((2, 3)) for half in maps.chunk(2, 3)], 1)
+        return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+
+
+class MorePlaces(Places):
+    def __init__(self, config, columns):
+        super().__init__(config, columns)
+        self.n_tokens = 1
+
+
+class NoPlace(Places):
+    def tokens(self, images):
+        values, mask = super().tokens(images)
+        return values, ~mask
+
+
+class ShiftedPlaces(Places):
+    def tokens(self, images):
+        values, mask = super().tokens(images)
+        return values - values.mean(0), mask
+
+
 class Cancels(Picture):
     def pool(self, maps):
         maps = super().pool(maps)
@@ -391,6 +422,27 @@ class JoinAll(Join):
 class JoinAsTheyCome(Join):
     def joined(self, features, present):
         return [values * present[name][:, None] for name, values in features.items()]
+
+
+class JoinTokens(Join):
+    """Tokens are added up."""
+
+    def joined(self, features, present):
+        parts = [features[name] * present[name][..., None] for name in self.modalities]
+        return [part if part.ndim == 2 else part.sum(1) for part in parts]
+
+
+class JoinFilling(JoinTokens):
+    def joined(self, features, present):
+        here = {name: mask if mask.ndim == 1 else mask.any(1)[:, None] for name, mask in present.items()}
+        return super().joined(features, here)
+
+
+class JoinTokensAlone(JoinTokens):
+    def joined(self, features, present):
+        image, *others = super().joined(features, present)
+        assert features["image"].ndim == 3, "no tokens"
+        return [image, *others]
 
 
 class Rows:

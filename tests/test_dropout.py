@@ -32,7 +32,7 @@ import fusionkit_heads
 import fusionkit_tabular
 from fusionkit import ColumnSpec, ComponentConfig, Manifest, SourceSpec, hookimpl
 from fusionkit.data.batches import make_units
-from fusionkit.model import PartFactory
+from fusionkit.part_factory import PartFactory
 from fusionkit.prepare import Places, examine
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry

@@ -17,11 +17,11 @@ from fusionkit.errors import PluginError, RecipeError
 from fusionkit.model import (
     FusionModel,
     ModalityBatch,
-    PartFactory,
     check_features,
     seed_of,
     state_digest,
 )
+from fusionkit.part_factory import PartFactory
 from fusionkit.recipe.components import data_files, resolve_files
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
@@ -277,11 +277,8 @@ def test_what_a_part_refuses_is_located_in_the_recipe(tmp_path, monkeypatch, sai
 def test_what_is_no_module_is_the_plugins_mistake(tmp_path, monkeypatch):
     factory = PartFactory(toy_images.load(), 2, tmp_path)
     plan = factory.loaded.parts["head"]
-    monkeypatch.setitem(
-        factory.loaded.parts,
-        "head",
-        type("Plan", (), {**vars(plan), "card": type("Card", (), {"build": staticmethod(lambda *a: 3)})})(),
-    )
+    number = replace(plan, card=replace(plan.card, build=lambda *given: 3))
+    monkeypatch.setitem(factory.loaded.parts, "head", number)
     with pytest.raises(PluginError) as error:
         factory.build("head", 0)
     assert str(error.value) == "head: toy_norm built int, not an nn.Module. Mend the plugin."

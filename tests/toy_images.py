@@ -31,7 +31,7 @@ from fusionkit import (
     hookimpl,
 )
 from fusionkit.data.splits import Fold
-from fusionkit.model import PartFactory
+from fusionkit.part_factory import PartFactory
 from fusionkit.recipe.load import LoadedRecipe, load_text
 from fusionkit.registry import Registry
 from fusionkit.store import Store

@@ -244,6 +244,42 @@ def _option_without_missing(card: EncoderSpec, plan: PartPlan) -> str:
     return ""
 
 
+def reads_tokens(parts: Parts, modality: str) -> bool:
+    """Says whether the head reads the tokens of a modality's encoder, in place of a feature vector."""
+    head, encoder = parts.get("head"), parts.get(f"{modality}.encoder")
+    if head is None or encoder is None or f"{modality}.raiser" in parts:
+        return False
+    assert isinstance(head.card, HeadSpec)
+    assert isinstance(encoder.card, EncoderSpec)
+    return head.card.takes_tokens(head.config) and encoder.card.gives_tokens(encoder.config)
+
+
+def check_tokens(parts: Parts, registry: Registry, findings: Findings) -> None:
+    """Checks that a head that takes tokens gets some."""
+    head = parts.get("head")
+    takes = head is not None and isinstance(head.card, HeadSpec) and head.card.takes_tokens(head.config)
+    encoders = {path.partition(".")[0]: plan for path, plan in parts.items() if path.endswith(".encoder")}
+    if head is None or not takes or None in encoders.values():
+        return
+    if any(reads_tokens(parts, modality) for modality in encoders):
+        return
+    given = ", ".join(
+        f"{modality}: {plan.use}{' with a raiser' if f'{modality}.raiser' in parts else ''}"
+        for modality, plan in encoders.items()
+        if plan is not None
+    )
+    able = [
+        card.name
+        for card, _ in registry.cards("encoder")
+        if isinstance(card, EncoderSpec) and any(map(card.gives_tokens, card.examples))
+    ]
+    findings.add(
+        ("head",),
+        f"{head.use} would read tokens, and no modality gives any ({given}). Use an encoder that does, "
+        f"without a raiser{': ' if able else ''}{', '.join(able)}.",
+    )
+
+
 def check_validation(recipe: Recipe, findings: Findings) -> None:
     """Checks that what needs validation subjects has them, and that leakage is asked for in words."""
     split = recipe.split

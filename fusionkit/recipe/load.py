@@ -64,6 +64,10 @@ class LoadedRecipe:
         """The columns that any modality reads, each once."""
         return list(dict.fromkeys(name for columns in self.columns.values() for name in columns))
 
+    def reads_tokens(self, modality: str) -> bool:
+        """Says whether the head reads the tokens of a modality's encoder, in place of a feature vector."""
+        return checks.reads_tokens(self.parts, modality)
+
     def alone(self, modality: str) -> LoadedRecipe:
         """Returns the same recipe without the other modalities and the stage entries that name them."""
         resolved = copy.deepcopy(self.resolved)
@@ -180,6 +184,7 @@ def _load(
     outcome = outcome_columns(shape.recipe.task) if shape.recipe is not None else {}
     columns = resolve_columns(tree, plans, source, outcome, findings) if source is not None else {}
     checks.check_missing(plans, registry, findings)
+    checks.check_tokens(plans, registry, findings)
     checks.check_blanking(tree, findings)
     stages = _read_stages(shape.tree)
     checks.check_stages(stages, plans, findings)

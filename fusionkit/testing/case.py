@@ -19,10 +19,11 @@ from fusionkit.data.images import ImageInput
 from fusionkit.errors import FusionkitError, FusionkitWarning, PluginError, at_place
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.model import calling, to_fp32
-from fusionkit.specs import TABULAR_KINDS, ColumnSpec, ComponentConfig, EncoderSpec, Spec, kind_of
+from fusionkit.specs import TABULAR_KINDS, ColumnSpec, ComponentConfig, EncoderSpec, HeadSpec, Spec, kind_of
 from fusionkit.testing.inputs import (
     MODALITIES,
     N_ROWS,
+    TOKENS_OF,
     make_cells,
     make_columns,
     make_features,
@@ -35,6 +36,8 @@ INPUT_DIM = 5
 LEAST_ROWS = 4
 STEPS = 3
 RATE = 0.01
+NEIGHBOURS = 1e-3
+"""Of the largest value: kernels round by a hundredth of it, and padding that leaks moves more."""
 
 
 class BreachError(PluginError):
@@ -55,6 +58,7 @@ class Case:
         folder: An empty folder that goes away afterwards.
         dims: Width of each modality's features that a head gets.
         n_classes: Width of a head's output.
+        tokens_of: Modalities of which a head that takes tokens is given some.
     """
 
     card: Spec
@@ -62,6 +66,7 @@ class Case:
     folder: Path = Path()
     dims: Mapping[str, int] = field(default_factory=lambda: MODALITIES)
     n_classes: int = 3
+    tokens_of: Sequence[str] = TOKENS_OF
 
     @property
     def id(self) -> str:
@@ -162,7 +167,9 @@ class Case:
         rows = range(self.n_rows) if rows is None else rows
         if self.kind == "encoder":
             return self.collate(self.cells, rows)
-        everything = make_joined(self.dims) if self.kind == "head" else make_features(INPUT_DIM)
+        takes_tokens = self.kind == "head" and cast(HeadSpec, self.card).takes_tokens(self.config)
+        tokens_of = self.tokens_of if takes_tokens else ()
+        everything = make_joined(self.dims, tokens_of) if self.kind == "head" else make_features(INPUT_DIM)
         return take_rows(everything, list(rows))
 
     def collate(self, cells: Sequence[Cells], rows: Sequence[int]) -> Any:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from fusionkit.errors import DataError, one_line
 from fusionkit.interfaces import Cells, Cut
-from fusionkit.model import state_digest
+from fusionkit.model import calling, state_digest, token_sizes
+from fusionkit.model import check_tokens as check_tokens_given
 from fusionkit.specs import EncoderSpec
-from fusionkit.testing.case import BreachError, Case, DoesNotApplyError, check, is_same, require
+from fusionkit.testing.case import NEIGHBOURS, BreachError, Case, DoesNotApplyError, check, is_same, require
+from fusionkit.tokens import pack_tokens
 from fusionkit.training.checks import is_close
 from fusionkit.training.device import Device
 from fusionkit.training.pretrain import pretraining_features
@@ -177,6 +179,34 @@ def check_pretraining(case: Case) -> None:
     with torch.no_grad():
         found = pretraining_features(case.id, part, case.batch())
     require(case, len(found) == case.n_rows, f"`pretraining_features` gives {len(found)} rows.")
+
+
+@check("encoder")
+def check_tokens(case: Case) -> None:
+    """`tokens`, for heads that take them, are (n, k, `token_dim`) floats and a bool mask of those there are.
+
+    There is at least one in each row and at most `n_tokens`, all finite; a row's do not depend on its
+    neighbours. The card's `gives_tokens` says whether there are any.
+    """
+    part, card = case.learned(), cast(EncoderSpec, case.card)
+    if not card.gives_tokens(case.config):
+        has = hasattr(part, "tokens") and not any(map(card.gives_tokens, card.examples))
+        require(case, not has, "it has `tokens`, and its card never says so (gives_tokens).")
+        raise DoesNotApplyError("with these options it gives no tokens")
+    n_tokens, _ = token_sizes(case.id, part)
+
+    def packed(rows: Sequence[int]) -> Tensor:
+        with torch.no_grad(), calling(case.id, "tokens"):
+            found = part.tokens(case.batch(rows))
+        return pack_tokens(*check_tokens_given(case.id, part, found, len(rows)), n_tokens)
+
+    n_rows = 2 * (case.n_rows // 2)
+    expected = packed(range(n_rows))
+    require(case, bool(torch.isfinite(expected).all()), "gives tokens that are not finite.")
+    for row in range(n_rows // 2):
+        rows = [n_rows - 1 - row, row]
+        is_kept = is_close(expected[rows], packed(rows), tolerance=NEIGHBOURS)
+        require(case, is_kept, "gives other tokens for the same rows in another batch. Mask what is padded.")
 
 
 @check("encoder")

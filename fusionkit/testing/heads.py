@@ -16,7 +16,7 @@ LARGE = 1000.0
 
 @check("head")
 def check_presence(case: Case) -> None:
-    """Whatever numbers stand in an absent modality's row, they never reach the output.
+    """Whatever numbers stand in an absent modality's row, or in a token that is none, never reach the output.
 
     The core puts zeros there; a head that is used otherwise must not answer otherwise.
     """
@@ -25,7 +25,7 @@ def check_presence(case: Case) -> None:
     expected = case.run(head, (features, present))
     generator = torch.Generator().manual_seed(0)
     for name, values in features.items():
-        other = values + LARGE * torch.randn(values.shape, generator=generator) * ~present[name][:, None]
+        other = values + LARGE * torch.randn(values.shape, generator=generator) * ~present[name][..., None]
         again = case.run(head, ({**features, name: other}, present))
         require(case, is_same(expected, again), "what stands in an absent modality's row reaches the output.")
 
@@ -35,13 +35,16 @@ def check_modalities(case: Case) -> None:
     """A head takes one modality or more, whatever order their features come in, and any number of outputs.
 
     One output is a number or a hazard, where the card's `tasks` have such. Every run tries each modality
-    alone, with the same head.
+    alone, with the same head. One that takes tokens also takes vectors, from modalities without any.
     """
     card = cast(HeadSpec, case.card)
     one = (1,) if card.can_do("regression") or card.can_do("survival") else ()
     for names in (["image"], ["image", "record"], [*MODALITIES]):
         for n_classes in (*one, 2, 4):
-            _try(replace(case, dims={name: MODALITIES[name] for name in names}, n_classes=n_classes))
+            few = replace(case, dims={name: MODALITIES[name] for name in names}, n_classes=n_classes)
+            _try(few)
+            if card.takes_tokens(case.config):
+                _try(replace(few, tokens_of=()))
 
 
 def _try(case: Case) -> None:

@@ -17,6 +17,9 @@ N_ROWS = 24
 N_PICTURES = 8
 MODALITIES: Mapping[str, int] = {"image": 5, "record": 3, "text": 1}
 """The width of each modality that heads are given."""
+TOKENS_OF = ("image",)
+"""Of which of them a head that takes tokens is given some."""
+N_TOKENS = 4
 LEVELS = ("low", "middle", "high")
 WORDS = ("a", "the", "mass", "node", "left", "right", "no", "small", "dense", "benign", "with", "margin")
 
@@ -88,11 +91,23 @@ def make_features(dim: int) -> Tensor:
     return torch.randn(N_ROWS, dim, generator=generator) + make_targets(N_ROWS, 3)[:, None]
 
 
-def make_joined(dims: Mapping[str, int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Returns what a head gets: features (n, d) by modality, zero where a row lacks it; who is present."""
+def make_joined(
+    dims: Mapping[str, int], tokens_of: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns what a head gets: features by modality, zero where a row lacks it; what is present.
+
+    Shape:
+        (n, d) and (n,); of modalities in `tokens_of` tokens (n, k, d) and (n, k), from one to all of them.
+    """
     features, present = {}, {}
     for index, (name, dim) in enumerate(dims.items()):
-        lacks = torch.arange(N_ROWS) % (2 * len(dims) + 1) == index
+        rows = torch.arange(N_ROWS)
+        lacks = rows % (2 * len(dims) + 1) == index
         present[name] = ~lacks if len(dims) > 1 else torch.ones(N_ROWS, dtype=torch.bool)
-        features[name] = make_features(dim) * present[name][:, None]
+        features[name] = make_features(dim)
+        if name in tokens_of:
+            steps = torch.linspace(-1, 1, N_TOKENS)[:, None]
+            features[name] = features[name][:, None] + steps
+            present[name] = present[name][:, None] & (torch.arange(N_TOKENS) <= rows[:, None] % N_TOKENS)
+        features[name] = features[name] * present[name][..., None]
     return features, present

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fusionkit.errors import one_line
 from fusionkit.interfaces import Fittable, SelfSupervised
 from fusionkit.model import check_features, describe, state_digest
-from fusionkit.testing.case import BreachError, Case, DoesNotApplyError, check, is_same, require
+from fusionkit.testing.case import NEIGHBOURS, BreachError, Case, DoesNotApplyError, check, is_same, require
 from fusionkit.testing.inputs import blank
 from fusionkit.training.checks import is_close
 from fusionkit.training.device import Device
@@ -21,8 +21,6 @@ from fusionkit.training.memory import count_rows, take_rows
 
 PARTS = ("encoder", "raiser", "head")
 ROWS_ALONE = 8
-NEIGHBOURS = 1e-3
-"""Of the largest value: kernels round by a hundredth of it, and padding that leaks moves more."""
 
 
 @check(*PARTS)

@@ -50,6 +50,7 @@ def describe_step(experiment: Experiment, step: Step) -> dict[str, Any]:
         "seed": step.seed,
         **_describe_auxiliary(experiment, step),
         **_describe_dropout(experiment, step),
+        **_describe_tokens(experiment, step, modalities),
         **experiment.device.identity(),
     }
 
@@ -65,6 +66,13 @@ def _describe_dropout(experiment: Experiment, step: Step) -> dict[str, Any]:
     """Returns what a train stage takes away; nothing where it takes nothing: such addresses are older."""
     shares = experiment.factory.loaded.recipe.dropouts if step.verb == "train" else {}
     return {"dropout": shares} if shares else {}
+
+
+def _describe_tokens(experiment: Experiment, step: Step, modalities: Sequence[str]) -> dict[str, Any]:
+    """Returns how many tokens are read of which encoders; nothing where none are, or nothing reads them."""
+    is_reader = any(path == "head" or path.endswith(".scale") for path in step.used)
+    found = {name: experiment.factory.n_tokens(name) for name in modalities} if is_reader else {}
+    return {"tokens": {name: n for name, n in found.items() if n}} if any(found.values()) else {}
 
 
 def _describe_input(spec: InputSpec, step: Step) -> dict[str, Any]:

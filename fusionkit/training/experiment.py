@@ -21,11 +21,9 @@ from fusionkit.interfaces import Encoder, Tell
 from fusionkit.model import (
     FusionModel,
     ModalityBatch,
-    PartFactory,
-    calling,
-    check_features,
-    to_fp32,
+    compute_part,
 )
+from fusionkit.part_factory import PartFactory
 from fusionkit.recipe.components import PartPlan, data_files
 from fusionkit.specs import TABULAR_KINDS, ImageOptions
 from fusionkit.store import Artefact, Store
@@ -195,8 +193,9 @@ class Experiment:
         }
 
     def table(self, modality: str, origin: Origin) -> FeatureTable:
-        """Returns the stored features of a modality's frozen encoder."""
-        return self.output_table(modality, origin, {"output": "features"})
+        """Returns the stored features, or tokens, of a modality's frozen encoder."""
+        output = "tokens" if self.factory.n_tokens(modality) else "features"
+        return self.output_table(modality, origin, {"output": output})
 
     def output_table(self, modality: str, origin: Origin, output: Mapping[str, Any]) -> FeatureTable:
         """Returns the stored values of one output of a modality's frozen encoder."""
@@ -294,7 +293,8 @@ class Feed:
         }
         dims = {name: factory.dim(name) for name in experiment.modalities}
         absent = {name: part(f"{name}.absent") for name in factory.loaded.recipe.stood_in}
-        return FusionModel(chains, part("head"), precise, dims, experiment.task.output_dim, absent)
+        n_tokens = {name: factory.n_tokens(name) for name in experiment.modalities}
+        return FusionModel(chains, part("head"), precise, dims, experiment.task.output_dim, absent, n_tokens)
 
     def ensure(self, units: Units, *, training: bool) -> int:
         """Computes the features that the store lacks for these units; returns how many rows were computed."""
@@ -347,14 +347,14 @@ def encode(
     experiment: Experiment, modality: str, origin: Origin, raw: Any, again: Callable[[Sequence[int]], Any]
 ) -> Tensor:
     """Returns a frozen encoder's features of a raw batch, (n, d) in fp32; `again` makes one of some rows."""
-    path = f"{modality}.encoder"
+    path, n_tokens = f"{modality}.encoder", experiment.factory.n_tokens(modality)
     encoder = experiment.module(path, origin)
 
     def compute(inputs: Any) -> Tensor:
-        with torch.inference_mode(), experiment.device.autocast(), calling(path):
-            features = encoder(inputs)
-        # of the batch as it was filled up: a row less would else be one of those that are cut off
-        return check_features(path, encoder, to_fp32(features), count_rows(inputs))
+        with torch.inference_mode():
+            # of the batch as it was filled up: a row less would else be one of those that are cut off
+            n_rows, precision = count_rows(inputs), experiment.device.autocast
+            return compute_part(path, encoder, inputs, n_tokens, precision, n_rows)
 
     def encode_rows(some: Any) -> Tensor:
         found = experiment.in_portions(f"features of {modality}", fill_up(some), compute)
@@ -368,7 +368,7 @@ def encode(
 def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Units) -> Iterator[Any]:
     """Yields by batches what comes into a part in training: raw for an encoder, else features (n, d)."""
     modality = path.split(".")[0]
-    reader = experiment.reader(modality)
+    reader, n_tokens = experiment.reader(modality), experiment.factory.n_tokens(modality)
     chain = experiment.factory.chain(modality)
     before = chain[: chain.index(path)]
     feed = Feed(experiment, origins, learning=() if before else (path,))
@@ -386,7 +386,6 @@ def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Uni
                 inputs = experiment.to_device(reader.read(part, training=True))
             for name in before[1 if is_stored else 0 :]:
                 module = experiment.module(name, origins[name])
-                with calling(name):
-                    inputs = module(inputs)
-                check_finite(experiment, origins, name, check_features(name, module, inputs), part.rows)
+                inputs = compute_part(name, module, inputs, n_tokens)
+                check_finite(experiment, origins, name, inputs, part.rows)
         yield inputs

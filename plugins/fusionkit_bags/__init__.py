@@ -25,7 +25,7 @@ class PoolingOptions(ComponentConfig):
     """Width of the attention (Ilse et al. 2018: 128)."""
     max_tiles: int | None = Field(None, ge=1, le=100_000)
     """Most tiles of a bag. Training draws others for each draw of its seed; evaluation takes always the same.
-    null: all."""
+    null: all; a head that reads tokens needs a number."""
 
 
 class VectorBagConfig(PoolingOptions):
@@ -125,7 +125,11 @@ VECTOR_BAG = EncoderSpec(
     reads=("file",),
     # then there is nothing that a stage could learn
     is_pretrained=lambda config: config.pooling != "attention" and config.embed is None,
-    examples=(VectorBagConfig(width=6, hidden=4), VectorBagConfig(width=6, pooling="max", embed=4)),
+    gives_tokens=lambda config: config.max_tiles is not None,
+    examples=(
+        VectorBagConfig(width=6, hidden=4, max_tiles=5),
+        VectorBagConfig(width=6, pooling="max", embed=4),
+    ),
     samples=_vector_samples,
 )
 
@@ -137,6 +141,7 @@ IMAGE_BAG = EncoderSpec(
     build=_build_images,
     reads=("file", "text"),
     is_pretrained=lambda config: config.weights != "none" and config.pooling != "attention",
+    gives_tokens=lambda config: config.max_tiles is not None,
     examples=(
         ImageBagConfig(hidden=4, input=ImageOptions(size=16)),
         ImageBagConfig(network="test_resnet", pooling="mean", input=ImageOptions(size=32)),
@@ -153,6 +158,7 @@ SLIDE_BAG = EncoderSpec(
     build=_build_slides,
     reads=("file",),
     is_pretrained=lambda config: config.weights != "none" and config.pooling != "attention",
+    gives_tokens=lambda config: config.max_tiles is not None,
     examples=(
         SlideBagConfig(tile=32, hidden=4),
         SlideBagConfig(tile=32, network="test_resnet", pooling="max"),

@@ -44,9 +44,15 @@ class TileBag(nn.Module):
         self.input_spec, self.normalize = input_spec, normalize
         self.network, self.output_dim = make_network(config.network, config.weights, size, size_option)
         self.pooling = Pooling(config.pooling, self.output_dim, config.hidden)
+        self.token_dim, self.n_tokens = self.output_dim, config.max_tiles or 0
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Returns (n, output_dim)."""
+        pooled: Tensor = self.pooling(*self.tokens(inputs))
+        return pooled
+
+    def tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns what it saw of each tile, (n, k, token_dim), and which are there, (n, k)."""
         mask = inputs["mask"]
         # what fills bags up is never seen: it would move batch statistics
         tiles = inputs["tiles"][mask]
@@ -54,8 +60,7 @@ class TileBag(nn.Module):
         seen = torch.cat([self.network(self.normalize(chunk)) for chunk in chunks])
         bags = seen.new_zeros(*mask.shape, self.output_dim)
         bags[mask] = seen
-        pooled: Tensor = self.pooling(bags, mask)
-        return pooled
+        return bags, mask
 
 
 def make_network(name: str, weights: str, size: int, size_option: str) -> tuple[nn.Module, int]:

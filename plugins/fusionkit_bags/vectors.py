@@ -98,9 +98,14 @@ class VectorBag(nn.Module):
         self.output_dim = config.embed or config.width
         self.embed = nn.Linear(config.width, config.embed) if config.embed else None
         self.pooling = Pooling(config.pooling, self.output_dim, config.hidden)
+        self.token_dim, self.n_tokens = self.output_dim, config.max_tiles or 0
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Returns (n, output_dim)."""
-        tiles = inputs["tiles"] if self.embed is None else self.embed(inputs["tiles"]).relu()
-        pooled: Tensor = self.pooling(tiles, inputs["mask"])
+        pooled: Tensor = self.pooling(*self.tokens(inputs))
         return pooled
+
+    def tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns the tiles' vectors, (n, k, token_dim), and which are there, (n, k)."""
+        tiles = inputs["tiles"] if self.embed is None else self.embed(inputs["tiles"]).relu()
+        return tiles, inputs["mask"]

@@ -190,6 +190,8 @@ class CrossAttentionConfig(ComponentConfig):
 
     n_tokens: int = Field(1, ge=1, le=1000)
     """Tokens of each modality, each a linear map of its whole feature vector."""
+    encoder_tokens: bool = False
+    """Read the tokens of encoders that give some (places of an image, words, tiles); else one a modality."""
     width: int = Field(64, ge=1, le=100_000)
     """Width of a token; a multiple of n_attention_heads."""
     n_layers: int = Field(1, ge=1, le=100)
@@ -207,6 +209,8 @@ class CrossAttentionConfig(ComponentConfig):
             raise ValueError(
                 f"width is a multiple of n_attention_heads ({self.width} of {self.n_attention_heads})"
             )
+        if self.encoder_tokens and self.n_tokens != 1:
+            raise ValueError(f"`n_tokens` are made where `encoder_tokens` is false ({self.n_tokens}). Set 1")
         return self
 
 
@@ -224,9 +228,11 @@ CROSS_ATTENTION = HeadSpec(
     source="Vaswani et al. 2017, arXiv:1706.03762; one sequence of tokens: Li et al. 2019, arXiv:1908.03557",
     config=CrossAttentionConfig,
     build=_build_cross_attention,
+    takes_tokens=lambda config: config.encoder_tokens,
     examples=(
         CrossAttentionConfig(width=8, n_attention_heads=2),
         CrossAttentionConfig(width=6, n_attention_heads=1, n_tokens=3, n_layers=2),
+        CrossAttentionConfig(width=8, n_attention_heads=2, encoder_tokens=True),
     ),
 )
 

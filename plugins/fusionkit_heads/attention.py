@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class CrossAttention(nn.Module):
     """Maps (n, d) per modality to tokens that attend to each other; the fusion token gives (n, output_dim).
 
-    Each feature vector becomes `n_tokens` tokens by a linear map, plus what is learned of its modality. A
-    token of ours reads all others. No token attends to one of an absent modality; where there is nothing at
-    all, the fusion token has itself.
+    Each feature vector becomes `n_tokens` tokens by a linear map, each token (n, k, d) of an encoder another
+    one, plus what is learned of its modality. A token of ours reads all others. No token attends to one that
+    is absent; where there is nothing at all, the fusion token has itself.
     """
 
     def __init__(self, config: CrossAttentionConfig, input_dims: Mapping[str, int], output_dim: int) -> None:
@@ -48,8 +48,10 @@ class CrossAttention(nn.Module):
         tokens, here = [self.fusion_token.expand(n_rows, 1, -1)], [parts[0].new_ones(n_rows, 1).bool()]
         for name, part, embedding in zip(self.modalities, parts, self.embeddings, strict=True):
             mapped = self.maps[f"of_{name}"](self.input_dropout(part))
-            tokens.append(mapped.reshape(n_rows, self.n_tokens, self.width) + embedding)
-            here.append(present[name][:, None].expand(-1, self.n_tokens))
+            n_tokens = self.n_tokens if part.ndim == 2 else part.shape[1]
+            tokens.append(mapped.reshape(n_rows, n_tokens, self.width) + embedding)
+            mask = present[name]
+            here.append(mask if mask.ndim == 2 else mask[:, None].expand(-1, n_tokens))
         values, is_here = torch.cat(tokens, 1), torch.cat(here, 1)
         for block in self.blocks:
             values = block(values, is_here)

@@ -11,8 +11,8 @@ from torch import Tensor
 def blank_absent(
     features: Mapping[str, Tensor], present: Mapping[str, Tensor], modalities: Iterable[str]
 ) -> list[Tensor]:
-    """Returns (n, d) per modality, zero where it is absent, so that what stands there reaches nothing."""
-    return [torch.where(present[name][:, None], features[name], 0.0) for name in modalities]
+    """Returns (n, d), or tokens (n, k, d), per modality, zero where it is absent: it reaches nothing then."""
+    return [torch.where(present[name][..., None], features[name], 0.0) for name in modalities]
 
 
 def stack_present(present: Mapping[str, Tensor], modalities: Iterable[str]) -> Tensor:

@@ -69,6 +69,7 @@ TRANSFORMERS_TEXT = EncoderSpec(
     build=_build_transformer,
     reads=("text",),
     is_pretrained=lambda config: True,
+    gives_tokens=lambda config: True,
 )
 
 

@@ -70,18 +70,24 @@ class TransformersText(nn.Module):
         self.input_spec: InputSpec = TokensInput(config, columns)
         self.model = _load_model(_folder_of(config.model))
         self.pooling = config.pooling
-        self.output_dim = int(self.model.config.hidden_size)
+        self.output_dim = self.token_dim = int(self.model.config.hidden_size)
+        self.n_tokens = config.length
         most = getattr(self.model.config, "max_position_embeddings", None) or config.length
         if config.length > most:
             raise RecipeError(f"length: the model reads at most {most} tokens (given: {config.length}).")
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Returns (n, output_dim)."""
-        mask = inputs["mask"]
-        tokens: Tensor = self.model(input_ids=inputs["ids"], attention_mask=mask).last_hidden_state
+        tokens, mask = self.tokens(inputs)
         if self.pooling == "cls":
             return tokens[:, 0]
         return (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+    def tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns the last hidden states, (n, k, token_dim), and which are no padding, (n, k)."""
+        mask = inputs["mask"]
+        found: Tensor = self.model(input_ids=inputs["ids"], attention_mask=mask).last_hidden_state
+        return found, mask.bool()
 
 
 def _require_transformers() -> None:

@@ -60,6 +60,7 @@ MULTILEVEL = EncoderSpec(
     build=_build,
     reads=("file",),
     is_pretrained=_is_pretrained,
+    gives_tokens=lambda config: True,
     examples=(
         TimmConfig(model="test_resnet", input=SMALL),
         TimmConfig(model="test_convnext", stages=(1, -1), input=SMALL),

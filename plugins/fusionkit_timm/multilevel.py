@@ -39,7 +39,8 @@ class TimmMultilevel(nn.Module):
             _load(self.network, config)
         self.output_dim = sum(channels[stage] for stage in self.tapped) * config.grid**2
         self.pretraining_dim = channels[self.last]
-        self._try(config.model, channels, tile)
+        self.token_dim = channels[self.tapped[-1]]
+        self.n_tokens = self._try(config.model, channels, tile)[self.tapped[-1]] * config.grid**2
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns (n, output_dim)."""
@@ -55,6 +56,12 @@ class TimmMultilevel(nn.Module):
         rows = tiles.reshape(n_tiles // grid**2, grid, grid, channels, height, width)
         return rows.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, grid * height, grid * width)
 
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the places of the last tapped stage, tile by tile, (n, k, token_dim), all of them there."""
+        (tiles,) = self._maps(self._tiles(images), self.tapped[-1:])
+        places = tiles.flatten(2).transpose(1, 2).reshape(len(images), self.n_tokens, self.token_dim)
+        return places, places.new_ones(places.shape[:2], dtype=torch.bool)
+
     def _tiles(self, images: Tensor) -> Tensor:
         """Returns (n * grid * grid, 3, tile, tile), normalised, row by row."""
         x = self.images.normalize(images)
@@ -67,8 +74,8 @@ class TimmMultilevel(nn.Module):
         found = network.forward_intermediates(x, indices=list(stages), intermediates_only=True)
         return cast(list[Tensor], found)
 
-    def _try(self, name: str, channels: list[int], tile: int) -> None:
-        """Raises RecipeError where the network cannot see so small a picture."""
+    def _try(self, name: str, channels: list[int], tile: int) -> list[int]:
+        """Returns how many places each stage has; RecipeError where it cannot see so small a picture."""
         self.network.eval()
         try:
             with torch.inference_mode():
@@ -82,6 +89,7 @@ class TimmMultilevel(nn.Module):
             self.network.train()
         if [one.shape[1] for one in maps] != channels:
             raise RecipeError(f"model: timm says wrong widths of {name}'s stages ({channels}). Name another.")
+        return [one.shape[2] * one.shape[3] for one in maps]
 
 
 def _tile_side(config: TimmConfig) -> int:

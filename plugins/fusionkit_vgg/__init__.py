@@ -75,6 +75,7 @@ MULTILEVEL = EncoderSpec(
     build=_build_multilevel,
     reads=("file",),
     is_pretrained=_is_pretrained,
+    gives_tokens=lambda config: True,
     readout=("blocks",),
     examples=(MultilevelConfig(input=SMALL), MultilevelConfig(blocks=(1, 5), input=SMALL)),
 )

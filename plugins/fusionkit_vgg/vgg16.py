@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
 from torchvision.models import VGG16_Weights, vgg16
 
 from fusionkit import ColumnSpec, DataError, ImageInput, InputSpec, load_weights
@@ -20,6 +21,8 @@ LAST_LAYER = {1: 3, 2: 8, 3: 15, 4: 22, 5: 29}
 """Index, in torchvision's VGG16, of each block's last ReLU: the output before the block's pooling."""
 N_LAYERS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 CHANNELS = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
+POOL = 7
+"""VGG16's own: 7 x 7 x 512."""
 
 
 def _convolutions(weights: str) -> nn.Sequential:
@@ -93,7 +96,8 @@ class Vgg16Multilevel(_Vgg16):
         super().__init__(config, columns)
         self.tapped = config.blocks
         self.output_dim = sum(CHANNELS[block] for block in config.blocks)
-        self.pretraining_dim = CHANNELS[5]
+        self.pretraining_dim = self.token_dim = CHANNELS[5]
+        self.n_tokens = POOL * POOL
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns (n, output_dim)."""
@@ -103,6 +107,12 @@ class Vgg16Multilevel(_Vgg16):
     def pretraining_features(self, images: Tensor) -> Tensor:
         """Returns block 5, (n, 512, height / 16, width / 16)."""
         return self.blocks(images, 5)[5]
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns block 5 in 7 x 7 places, (n, 49, 512), all of them there."""
+        # 14 x 14 pooled to 7 x 7 is VGG's own last pooling
+        places = adaptive_max_pool2d(self.blocks(images, 5)[5], POOL).flatten(2).transpose(1, 2)
+        return places, places.new_ones(places.shape[:2], dtype=torch.bool)
 
 
 class Vgg16Fc(_Vgg16):
@@ -115,8 +125,8 @@ class Vgg16Fc(_Vgg16):
     def __init__(self, config: FcConfig, columns: Mapping[str, ColumnSpec]) -> None:
         super().__init__(config, columns)
         self.output_dim = config.nodes
-        self.pool = nn.AdaptiveAvgPool2d(7)  # VGG16's own, 7 x 7 x 512
-        self.layer = nn.Linear(512 * 7 * 7, config.nodes)
+        self.pool = nn.AdaptiveAvgPool2d(POOL)
+        self.layer = nn.Linear(512 * POOL * POOL, config.nodes)
         self.activation = nn.ReLU() if config.activation == "relu" else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def test_a_row_with_nothing_has_a_finite_answer_with_finite_gradients(key):
     nowhere = {name: torch.zeros(2, dtype=torch.bool) for name in present}
     out = head.eval()(features, nowhere)
     assert bool(out.isfinite().all())
-    assert torch.equal(out[0], out[1])
+    torch.testing.assert_close(out[0], out[1])  # kernels round by the place in the batch
     out.sum().backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in head.parameters())
 
