@@ -86,6 +86,8 @@ class TransformersText(nn.Module):
     def tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns the last hidden states, (n, k, token_dim), and which are no padding, (n, k)."""
         mask = inputs["mask"]
+        if not len(mask):  # which transformers' models do not take
+            return torch.zeros(*mask.shape, self.token_dim, device=mask.device), mask.bool()
         found: Tensor = self.model(input_ids=inputs["ids"], attention_mask=mask).last_hidden_state
         return found, mask.bool()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 
 import doors
 import numpy as np
@@ -13,6 +14,7 @@ from fusionkit import Cut
 from fusionkit.errors import DataError, RecipeError
 from fusionkit.registry import Registry
 from fusionkit.specs import ColumnSpec, EncoderSpec
+from fusionkit.testing.kit import pair
 from fusionkit_bags import slides
 
 openslide = pytest.importorskip("openslide", reason="the extra `wsi` is not installed")
@@ -57,6 +59,18 @@ def load(encoder, path, *cuts):
 
 def test_the_card_is_found_through_the_entry_point():
     assert Registry.discover().card(EncoderSpec, "slide_bag") is CARD
+
+
+def test_with_slides_the_card_keeps_the_whole_contract():
+    def samples(config, folder):
+        colours = [(190, 60, 120), (120, 60, 190), (200, 90, 90), (90, 60, 120)]
+        paths = [paint(folder / f"{row}.tiff", colour, row) for row, colour in enumerate(colours)]
+        return COLUMNS, [{"slide": path} for path in paths]
+
+    card = replace(CARD, samples=samples)
+    found = {check.name: check.look(case) for case, check in pair(card)}
+    assert {name: said for name, said in found.items() if said[0] == "fail"} == {}
+    assert found["check_tokens"][0] == found["check_content_key"][0] == "pass"
 
 
 def test_tiles_are_the_pixels_of_tissue_and_no_glass(slide):

@@ -4,6 +4,7 @@ import builtins
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import doors
 import numpy as np
@@ -19,6 +20,7 @@ from fusionkit import Cut
 from fusionkit.errors import DataError, PluginError, RecipeError
 from fusionkit.registry import Registry
 from fusionkit.specs import ColumnSpec, EncoderSpec
+from fusionkit.testing.kit import pair
 from fusionkit_text.words import count_hashed, words_of
 
 WORDS, TRANSFORMER = fusionkit_text.fusionkit_components()
@@ -201,6 +203,17 @@ def test_the_mean_is_of_the_models_own_hidden_states(folder):
         torch.testing.assert_close(encoder(batch_of(encoder, NOTES[:1])), hidden.mean(1))
         first = build_transformer(folder, pooling="cls")
         torch.testing.assert_close(first(batch_of(first, NOTES[:1])), hidden[:, 0])
+
+
+def test_with_a_models_folder_the_card_keeps_the_whole_contract(folder):
+    options = [{"pooling": "mean"}, {"pooling": "cls"}]
+    model = str(folder / "model.safetensors")
+    examples = tuple(TRANSFORMER.config(model=model, length=16, **each) for each in options)
+    card = replace(TRANSFORMER, examples=examples)
+    # an example that holds a path is no example for everybody
+    found = {check.name: check.look(case) for case, check in pair(card) if check.name != "check_card"}
+    assert {name: said for name, said in found.items() if said[0] == "fail"} == {}
+    assert found["check_tokens"][0] == "pass"
 
 
 def test_long_texts_are_cut_and_every_parameter_learns(folder):
