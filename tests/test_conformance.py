@@ -1,7 +1,7 @@
 """Every component that comes along, and those of the examples, keep the contract, as far as its examples go.
 
-`slide_bag` has no small files, and `transformers_text`, which needs a model's folder, no example: tests/plugins
-make both, and run the whole kit there.
+`slide_bag` has no small files, and `transformers_text`, which needs a folder with a model, no example:
+tests/plugins make both, and run the whole kit there.
 """
 
 from __future__ import annotations
