@@ -149,6 +149,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         if model["subject"][metric]["value"] is None
     }
     lines += sorted(reasons)
+    lines += _without_width(report)
     if report["counts"]["samples"] != report["counts"]["subjects"]:
         each = "; ".join(
             f"{name} " + ", ".join(f"{LABELS[m]} {_number(of_sample[m], m)}" for m in _shown(report)[:2])
@@ -156,6 +157,22 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
     return lines
+
+
+def _without_width(report: Mapping[str, Any]) -> list[str]:
+    """Says which intervals say nothing: resamples of subjects who are all called rightly have one value."""
+    flat = [
+        f"{name} {LABELS[metric]}"
+        for name, model in report["models"].items()
+        for metric in _shown(report)
+        if (found := model["subject"][metric])["low"] is not None and found["low"] == found["high"]
+    ]
+    if not flat:
+        return []
+    return [
+        f"Every resample gives the same value of {', '.join(flat)}: an interval without width is no "
+        "certainty, other subjects would differ."
+    ]
 
 
 def _comparisons(report: Mapping[str, Any]) -> list[str]:
