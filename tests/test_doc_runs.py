@@ -168,6 +168,13 @@ def test_what_make_run_runs_is_what_stands_for_it():
     assert STANDS_FOR["make run"].split("  #")[0] == recipe[1]
 
 
+@pytest.mark.parametrize("pattern", SMALLER)
+def test_every_text_that_is_made_smaller_is_in_a_recipe_or_on_a_page(pattern):
+    recipes = [path.read_text(encoding="utf-8") for path in (ROOT / "recipes").rglob("*.yaml")]
+    texts = [*recipes, *(block.text for block in BLOCKS if block.language == "yaml")]
+    assert any(re.search(rf"\b{pattern}\b", text) for text in texts)
+
+
 def test_every_line_that_another_stands_for_is_on_a_page():
     lines = {line for block in BLOCKS if block.language == "sh" for line in block.text.splitlines()}
     assert set(STANDS_FOR) <= lines
