@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+import doors
 import numpy as np
 import pytest
 import torch
 import toy_images
 import toys
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,8 +22,10 @@ import fusionkit_tabular
 from fusionkit import ComponentConfig, EncoderSpec, HeadSpec, PluginError, RecipeError, hookimpl
 from fusionkit.core_parts import Scale
 from fusionkit.data.batches import make_units
+from fusionkit.prepare import Places as RunPlaces
 from fusionkit.recipe.load import load_text
 from fusionkit.registry import Registry
+from fusionkit.run import run
 from fusionkit.tokens import pack_tokens, unpack_tokens
 from fusionkit.training.experiment import Feed
 from fusionkit.training.stages import plan_steps, run_steps
@@ -371,3 +375,48 @@ def test_cross_attention_makes_tokens_or_reads_them():
         config(encoder_tokens=True, n_tokens=2)
     assert not fusionkit_heads.CROSS_ATTENTION.takes_tokens(config())
     assert dataclasses.asdict(fusionkit_heads.CROSS_ATTENTION)["name"] == "cross_attention"
+
+
+# a truth that no single vector holds
+
+
+KINDS, N_SAMPLES = 3, 600
+
+
+def write_bags(folder, rng):
+    """Writes bags of one tile of each kind, each light or dark; the record names the kind that decides.
+
+    The mean over a bag of (which kind, how light) keeps how many are light, and not which.
+    """
+    rows = []
+    for row in range(N_SAMPLES):
+        signs, asked = rng.choice([-1.0, 1.0], KINDS), int(rng.integers(KINDS))
+        tiles = np.hstack([3 * np.eye(KINDS), 3 * signs[:, None]])[rng.permutation(KINDS)]
+        path = folder / "study" / f"{row}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, (tiles + rng.normal(0, 0.2, tiles.shape)).astype(np.float32))
+        is_ill = signs[asked] > 0
+        cells = {"tiles": path.name, "asked": "abc"[asked], "diagnosis": "ill" if is_ill else "healthy"}
+        rows.append({"patient": f"p{row}", **cells})
+    doors.write_table(folder / "study" / "rows.csv", rows)
+
+
+@pytest.mark.slow
+def test_a_head_that_reads_tiles_learns_what_their_mean_does_not_hold(tmp_path):
+    write_bags(tmp_path, np.random.default_rng(0))
+    bag = {"use": "vector_bag", "width": KINDS + 1, "pooling": "mean", "max_tiles": KINDS}
+    tree = yaml.safe_load(doors.recipe(bag, {"tiles": {"kind": "file"}}))
+    del tree["source"]["columns"]["age"]
+    tree["source"]["columns"]["asked"] = {"kind": "category", "values": ["a", "b", "c"]}
+    tree["modalities"]["record"]["columns"] = ["asked"]
+    tree["split"] = {"scheme": "holdout", "test": 0.5}
+    tree["stages"][-1] |= {"epochs": 60, "batch_size": 32, "learning_rate": 0.003}
+    found = {}
+    for tokens in (False, True):
+        tree["head"] = {"use": "cross_attention", "encoder_tokens": tokens, "width": 32, "n_layers": 2}
+        loaded = load_text(yaml.safe_dump(tree), Registry.discover(), data_root=tmp_path)
+        places = RunPlaces(tmp_path, tmp_path / "store", tmp_path / "runs")
+        found[tokens] = doors.auc(run(loaded, Registry.discover(), places, lambda name, data: None), "fused")
+    # of three signs two are left to chance where the one that counts is known only among them
+    assert found[False] < 0.85
+    assert found[True] > 0.97
