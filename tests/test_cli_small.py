@@ -169,6 +169,18 @@ def test_show_gives_no_example_that_would_be_refused(call):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("transformers_text", "It can give its tokens to a head that takes them."),
+        ("cross_attention", "It can read the tokens of encoders that give them."),
+    ],
+)
+def test_show_says_who_gives_tokens_and_who_reads_them(call, name, sentence):
+    assert sentence in call("show", name)[1].splitlines()
+    assert "tokens" not in call("show", "toy_mean")[1]
+
+
 def test_show_speaks_json(call):
     _, out, _ = call("show", "toy_mean", "--json")
     assert json.loads(out)[0]["options"]["properties"]["width"]["minimum"] == 1
