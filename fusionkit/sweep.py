@@ -345,7 +345,7 @@ def _pack(predictions: Mapping[str, Sequence[FoldPredictions]], prepared: Prepar
                 if rows is not None:
                     entry[part] = {"samples": list(rows.samples), "subjects": list(rows.subjects)}
                     tensors[f"{model}/{number}/{part}/outcomes"] = torch.from_numpy(np.asarray(rows.outcomes))
-                    tensors[f"{model}/{number}/{part}/probabilities"] = torch.from_numpy(rows.probabilities)
+                    tensors[f"{model}/{number}/{part}/probabilities"] = torch.from_numpy(rows.predictions)
             models.setdefault(model, []).append(entry)
     manifest = prepared.main.manifest
     return Artefact(
@@ -369,11 +369,11 @@ def _unpack(artefact: Artefact) -> Result:
     def rows(model: str, number: int, part: str, entry: Mapping[str, Any]) -> SampleRows | None:
         if part not in entry:
             return None
-        outcomes, probabilities = (
+        outcomes, predictions = (
             artefact.tensors[f"{model}/{number}/{part}/{name}"].numpy()
             for name in ("outcomes", "probabilities")
         )
-        return SampleRows(entry[part]["samples"], entry[part]["subjects"], outcomes, probabilities)
+        return SampleRows(entry[part]["samples"], entry[part]["subjects"], outcomes, predictions)
 
     predictions: dict[str, list[FoldPredictions]] = {}
     for model, entries in metadata["models"].items():
