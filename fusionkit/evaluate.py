@@ -191,7 +191,7 @@ def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
         )
     manifest = read_manifest(loaded, places, workers)
     manifest.require_columns(loaded.used_columns, "modalities")
-    manifest = make_task(loaded.recipe.task, classes).view(manifest)
+    manifest = make_task(loaded.recipe.task, classes).with_groups(manifest)
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
 
 

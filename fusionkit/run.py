@@ -88,9 +88,9 @@ def _other_jobs(prepared: Prepared, registry: Registry, places: Places) -> list[
     """Returns what each job beside this process is told; none where there is nothing to share."""
     loaded = prepared.main.factory.loaded
     n_jobs = loaded.recipe.n_jobs
-    task = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
+    assignment = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
     folders = {name: str(path) for name, path in vars(places).items()}
-    return [{**task, **folders, "number": number} for number in range(1, n_jobs)]
+    return [{**assignment, **folders, "number": number} for number in range(1, n_jobs)]
 
 
 def plan_models(prepared: Prepared) -> Plans:

@@ -100,7 +100,7 @@ class OutcomeCells(ABC):
         values, _ = self._read(manifest, rows)
         return values
 
-    def view(self, manifest: Manifest) -> Manifest:
+    def with_groups(self, manifest: Manifest) -> Manifest:
         """Returns the data with each row's group as its outcome, and every cell that is wrong named."""
         manifest.require_columns(self.columns, "task")
         values, wrong = self._read(manifest, range(len(manifest)))
