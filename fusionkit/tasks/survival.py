@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusionkit.recipe.task_nodes import SurvivalNode
-from fusionkit.task import Unscaled
 from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_number
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
 
 
-class Survival(OutcomeCells, Unscaled):
+class Survival(OutcomeCells):
     """Time to an event, or to the end of follow-up; predicted is the log of a hazard.
 
     The likelihood says nothing of where it is zero. So each model's is brought to zero on average over its
@@ -85,6 +84,10 @@ class Survival(OutcomeCells, Unscaled):
             logits (n, 1), targets (n, 2) of time and event as float64, for ties, weights (n,) -> ()
         """
         return cox_loss(logits.squeeze(-1), targets[:, 0], targets[:, 1], weights) / len(logits)
+
+    def fitted(self, targets: NDArray[Any]) -> Survival:
+        """Returns itself: its scale is that of what a model says, and known only when all is learned."""
+        return self
 
     def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
         """Returns the mean over training rows."""
