@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ TABULAR_KINDS: tuple[ColumnKind, ...] = ("numeric", "ordinal", "category", "bina
 MAX_SEED = 2**53 - 1
 """The largest seed: the largest number that every reader of JSON keeps exactly."""
 MAX_PATCHES = 10_000
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 Learns = Literal["nothing", "closed_form", "self_supervised", "gradient"]
 
 
@@ -95,6 +98,12 @@ def _check_path(text: str) -> str:
 
 DataFile = Annotated[str, DataFileMarker(), AfterValidator(_check_path)]
 """An option that names a file; relative paths resolve under the data root before `build` is called."""
+
+
+def read_number(text: str) -> float | None:
+    """Returns the finite number that a cell's text is, or None where it is none."""
+    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
 
 
 class ColumnSpec(ComponentConfig):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusionkit.recipe.task_nodes import SurvivalNode
-from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_number
+from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_outcome
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -51,7 +51,7 @@ class Survival(OutcomeCells):
         """Returns time and event, and what is wrong with them."""
         if texts[0] is None and texts[1] is None:
             return [math.nan, math.nan], []
-        problems = []
+        values, problems = list[float](), list[str]()
         answers = answers_of(manifest, self.node.event, self.node.positive, self.node.negative)
         for column, text, other in zip(self.columns, texts, reversed(texts), strict=True):
             if text is None:
@@ -60,15 +60,17 @@ class Survival(OutcomeCells):
                     "Fill it in, or blank both."
                 )
                 continue
-            read = read_number(text) if column == self.node.time else answers.read(text)
+            read = read_outcome(text) if column == self.node.time else answers.read(text)
             if column == self.node.time and isinstance(read, float) and read < 0:
                 read = "a time before 0"
             if isinstance(read, str):
                 advice = NAME_IT if column == self.node.event else "Mend the cell, or blank the outcome."
                 problems.append(f"{column}: {read} ('{text}'). {advice}")
+            else:
+                values.append(read)
         if problems:
             return [math.nan, math.nan], problems
-        return [float(str(texts[0])), float(answers.read(str(texts[1])))], []
+        return values, []
 
     def group(self, outcome: Any) -> int:
         """Returns 1 where the event was seen, 0 where the time is censored, -1 where it is not known."""
