@@ -640,15 +640,24 @@ def build_weighted(config: Any, input_dim: int) -> Any:
     import torch
 
     raiser = toys.build_toy_repeat(toys.ToyRepeatConfig(), input_dim)
-    raiser.register_buffer("weight", torch.tensor(WEIGHT))  # stands for weights that come from a file
+    # stands for weights that come from a file
+    raiser.weight = torch.nn.Parameter(torch.tensor(WEIGHT))
     return raiser
 
 
-def test_other_weights_in_a_part_that_never_learned_are_refused(tmp_path, monkeypatch):
-    card = RaiserSpec(name="toy_weighted", summary="Has weights.", source="ours", build=build_weighted)
+@pytest.mark.parametrize(
+    "options",
+    [{"learns": "nothing"}, {"learns": "gradient", "is_pretrained": lambda config: True}],
+    ids=["fixed", "pretrained"],
+)
+def test_other_weights_in_a_part_that_never_learned_are_refused(tmp_path, monkeypatch, options):
+    card = RaiserSpec(
+        name="toy_weighted", summary="Has weights.", source="ours", build=build_weighted, **options
+    )
     registry = registry_with("weighted", card)
     text = toy_images.RECIPE.replace("{use: toy_denoise, width: 5}", "{use: toy_weighted}")
-    result = run_toy(tmp_path, "evaluation.modalities_alone=false", text=text, registry=registry)
+    overrides = ["evaluation.modalities_alone=false", "stages.raise_record=null"]
+    result = run_toy(tmp_path, *overrides, text=text, registry=registry)
     table = write_table(tmp_path / "rows.csv", cells()[:2], ["id", *COLUMNS])
 
     def again() -> Answers:
