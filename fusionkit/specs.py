@@ -172,12 +172,12 @@ class SourceSpec(Spec):
 
     Args:
         build: `build(config)`; cheap, reads no data: it knows schema and classes.
-        samples: `samples(config, data_root)`, for the conformance kit, writes the few small files that the
-            source reads.
+        example_files: `example_files(config, data_root)`, for the conformance kit, writes the few small files
+            that the source reads.
     """
 
     build: Callable[[Any], Source]
-    samples: Callable[[Any, Path], None] | None = None
+    example_files: Callable[[Any, Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +194,9 @@ class EncoderSpec(Spec):
         readout: Options that change only what `forward` reads out: neither the state nor
             `pretraining_features` depends on them, so that encoders that differ in nothing else share one
             pretraining.
-        samples: `samples(config, folder)`, for the conformance kit, writes a few small files and returns the
-            columns and at least four different rows of their cells; for files that are no pictures.
+        example_files: `example_files(config, folder)`, for the conformance kit, writes a few small files and
+            returns the columns and at least four different rows of their cells; for files that are no
+            pictures.
     """
 
     build: Callable[[Any, Mapping[str, ColumnSpec]], Encoder]
@@ -204,7 +205,7 @@ class EncoderSpec(Spec):
     is_pretrained: Callable[[Any], bool] = _never
     emits_missing: Callable[[Any], bool] = _never
     readout: tuple[str, ...] = ()
-    samples: Callable[[Any, Path], tuple[Mapping[str, ColumnSpec], Sequence[Cells]]] | None = None
+    example_files: Callable[[Any, Path], tuple[Mapping[str, ColumnSpec], Sequence[Cells]]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

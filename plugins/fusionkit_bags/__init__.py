@@ -126,7 +126,7 @@ VECTOR_BAG = EncoderSpec(
     # then there is nothing that a stage could learn
     is_pretrained=lambda config: config.pooling != "attention" and config.embed is None,
     examples=(VectorBagConfig(width=6, hidden=4), VectorBagConfig(width=6, pooling="max", embed=4)),
-    samples=_vector_samples,
+    example_files=_vector_samples,
 )
 
 IMAGE_BAG = EncoderSpec(
@@ -141,7 +141,7 @@ IMAGE_BAG = EncoderSpec(
         ImageBagConfig(hidden=4, input=ImageOptions(size=16)),
         ImageBagConfig(network="test_resnet", pooling="mean", input=ImageOptions(size=32)),
     ),
-    samples=_image_samples,
+    example_files=_image_samples,
 )
 
 
