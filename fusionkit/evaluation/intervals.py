@@ -25,8 +25,8 @@ class Estimate:
         low: Lower end of its interval.
         high: Upper end.
         reason: Why there is no value, or no interval.
-        p_value: Of a difference: twice the smaller share of resamples on either side of zero, the sample
-            itself counted among them (Davison and Hinkley 1997, Bootstrap Methods, section 4.4).
+        p_value: Of a difference: twice the smaller share of resamples on either side of zero, the subjects
+            as they are counted among them (Davison and Hinkley 1997, Bootstrap Methods, section 4.4).
     """
 
     value: float | None
