@@ -22,7 +22,7 @@ from fusionkit.evaluation.metrics import FloatArray
 from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.interfaces import Tell
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
-from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_probabilities
+from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_predictions
 from fusionkit.prepare import Places, groups_of, outcomes_of, read_manifest
 from fusionkit.recipe.dialect import dump_yaml, parse
 from fusionkit.recipe.schema import FUSED, PRETRAINED, PretrainStage
@@ -191,7 +191,7 @@ def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
         )
     manifest = read_manifest(loaded, places, workers)
     manifest.require_columns(loaded.used_columns, "modalities")
-    manifest = make_task(loaded.recipe.task, classes).view(manifest)
+    manifest = make_task(loaded.recipe.task, classes).with_groups(manifest)
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
 
 
@@ -311,7 +311,7 @@ def _predict(
         rows_of[FUSED] = [row for row in every.tolist() if answering[row] == FUSED]
     found = {
         name: dict(
-            zip(rows_of[name], mean_probabilities(learned, experiment, name, rows_of[name]), strict=True)
+            zip(rows_of[name], mean_predictions(learned, experiment, name, rows_of[name]), strict=True)
         )
         for name, experiment in experiments.items()
     }
@@ -319,7 +319,7 @@ def _predict(
     for modality, stage in last_pretraining(learned.loaded.recipe).items():
         if _has_classifier(learned, first, stage):
             rows = [row for row in every.tolist() if present[modality][row]]
-            values = _pretrained_probabilities(learned, main, first, stage, rows)
+            values = _pretrained_predictions(learned, main, first, stage, rows)
             found[modality + PRETRAINED] = dict(zip(rows, values, strict=True))
     return {name: [_as_fold(learned, main, name, rows)] for name, rows in found.items()}, answering
 
@@ -348,7 +348,7 @@ def _has_classifier(learned: LearnedRun, model: str, stage: PretrainStage) -> bo
     return True
 
 
-def _pretrained_probabilities(
+def _pretrained_predictions(
     learned: LearnedRun, experiment: Experiment, model: str, stage: PretrainStage, rows: Sequence[int]
 ) -> FloatArray:
     views = learned.loaded.recipe.evaluation.views

@@ -37,11 +37,11 @@ TOLD = (
 )
 
 
-def main(task: Mapping[str, Any], lifeline: TextIO, channel: TextIO) -> None:
-    """Computes what a task says.
+def main(assignment: Mapping[str, Any], lifeline: TextIO, channel: TextIO) -> None:
+    """Computes what it is told.
 
     Args:
-        task: The recipe, the plugins and the folders, and which of how many jobs this is.
+        assignment: The recipe, the plugins and the folders, and which of how many jobs this is.
         lifeline: Ends when the process that started this one does.
         channel: Where is told what happens, one JSON value a line.
     """
@@ -56,7 +56,7 @@ def main(task: Mapping[str, Any], lifeline: TextIO, channel: TextIO) -> None:
             print(json.dumps({"event": name, **data}, default=str), file=channel, flush=True)
 
     try:
-        _compute(task, tell)
+        _compute(assignment, tell)
         tell("job_finished", {})
     except BaseException as error:  # a plugin may raise anything; the other processes meet it, too
         problems = error.problems if isinstance(error, FusionkitError) else [one_line(error)]
@@ -70,20 +70,21 @@ def _end_with(lifeline: TextIO) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _compute(task: Mapping[str, Any], tell: Tell) -> None:
+def _compute(assignment: Mapping[str, Any], tell: Tell) -> None:
     """Computes what no other process is at: its own share first, then the others', until nothing is left."""
-    registry = Registry.discover(task["plugins"])
-    places = Places(Path(task["data"]), Path(task["store"]), Path(task["runs"]))
-    if "recipes" in task:  # of a sweep
+    registry = Registry.discover(assignment["plugins"])
+    places = Places(Path(assignment["data"]), Path(assignment["store"]), Path(assignment["runs"]))
+    if "recipes" in assignment:  # of a sweep
         recipes = {
-            label: load_text(text, registry, data_root=places.data) for label, text in task["recipes"].items()
+            label: load_text(text, registry, data_root=places.data)
+            for label, text in assignment["recipes"].items()
         }
         Worker(recipes, places, tell).work(list(recipes))
         return
-    loaded = load_text(task["recipe"], registry, data_root=places.data)
+    loaded = load_text(assignment["recipe"], registry, data_root=places.data)
     prepared = prepare(loaded, places, tell, waits=False)
     units = [(fold, member) for fold in prepared.folds for member in range(loaded.recipe.seeds)]
-    first = task["number"] * len(units) // task["jobs"]
+    first = assignment["number"] * len(units) // assignment["jobs"]
     models = [
         (experiment, plan_steps(experiment, fold, member))
         for fold, member in units[first:] + units[:first]

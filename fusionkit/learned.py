@@ -217,7 +217,7 @@ class LearnedRun:
         return {frozenset(pattern) for member in members for pattern in member["trained_on"]}
 
     def changes(self, device: Device) -> list[str]:
-        """Returns what may move a probability a little: device, versions that are not those of the run."""
+        """Returns what may move a prediction a little: device, versions that are not those of the run."""
         then = {
             "fusionkit": self.index.get("fusionkit", "unknown"),
             **self.index["device"],

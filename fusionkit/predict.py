@@ -43,14 +43,14 @@ class Prediction:
 
     Args:
         sample: The row's id, as given; ids may repeat, the order says which row it is.
-        probabilities: One per class, or what the task predicts instead; None where no modality is there.
+        predictions: A probability per class, or what the task predicts instead; None without any modality.
         predicted: The class that it is called; None where no modality is there, or the outcome is no class.
         model: Which model answered: fused, or a modality alone.
         missing: What was missing, in words; empty if nothing.
     """
 
     sample: str
-    probabilities: tuple[float, ...] | None
+    predictions: tuple[float, ...] | None
     predicted: str | None
     model: str
     missing: str
@@ -61,7 +61,7 @@ class Answers:
     """Predictions in input order.
 
     Args:
-        classes: The classes of their probabilities; empty where the outcome is no class.
+        classes: The classes that have probabilities; empty where the outcome is no class.
         is_simulated: Whether the model learned from simulated data.
         rows: One per row.
         changes: Device and versions that are not those of the run, in words.
@@ -87,7 +87,7 @@ class Answers:
         )
 
     def _cells(self, row: Prediction) -> list[str]:
-        known = row.probabilities
+        known = row.predictions
         values = [""] * len(self.columns) if known is None else prediction_texts(known, self.kind)
         values += [row.predicted or ""] if self.classes else []
         simulated = str(self.is_simulated).lower()
@@ -184,28 +184,28 @@ def _predict(learned: LearnedRun, manifest: Manifest, experiments: Mapping[str, 
         answering_model(learned, {n: bool(p[row]) for n, p in present.items()})
         for row in range(len(manifest))
     ]
-    probabilities = np.full((len(manifest), len(main.task.predictions)), np.nan)
+    predictions = np.full((len(manifest), len(main.task.predictions)), np.nan)
     for name in sorted(set(answering) - {NO_MODEL}):
         rows = [row for row, model in enumerate(answering) if model == name]
         # in the order of contents, each once: a row's place in the table changes not even the last digit
         first, content = _by_content(experiments[name], rows)
-        found = mean_probabilities(learned, experiments[name], name, first)
-        probabilities[rows] = found[content]
-    predictions, measures = [], measures_of(main.task)
+        found = mean_predictions(learned, experiments[name], name, first)
+        predictions[rows] = found[content]
+    said, measures = [], measures_of(main.task)
     for row, model in enumerate(answering):
-        known = None if model == NO_MODEL else tuple(map(float, probabilities[row]))
+        known = None if model == NO_MODEL else tuple(map(float, predictions[row]))
         called = None
         if known is not None and isinstance(measures, ClassMeasures):
-            code = measures.called(probabilities[row : row + 1], learned.thresholds[model])[0]
+            code = measures.called(predictions[row : row + 1], learned.thresholds[model])[0]
             called = measures.classes[int(code)]
         missing = _describe_missing(learned, manifest, row)
         here = [name for name, is_here in present.items() if is_here[row]]
         if model == FUSED and not _has_learned(learned, here):
             missing += f" ({FUSED} never learned without {', '.join(n for n in present if n not in here)})"
-        predictions.append(Prediction(manifest.subjects[row], known, called, model, missing))
+        said.append(Prediction(manifest.subjects[row], known, called, model, missing))
     changes = tuple(learned.changes(main.device))
     task = main.task
-    return Answers(task.classes, manifest.is_simulated, predictions, changes, task.predictions, task.kind)
+    return Answers(task.classes, manifest.is_simulated, said, changes, task.predictions, task.kind)
 
 
 def make_experiments(
@@ -259,10 +259,10 @@ def _by_content(experiment: Experiment, rows: Sequence[int]) -> tuple[NDArray[np
     return index[first], content
 
 
-def mean_probabilities(
+def mean_predictions(
     learned: LearnedRun, experiment: Experiment, name: str, rows: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Returns a model's probabilities (n, k) of some rows: the mean over its folds and initialisations."""
+    """Returns a model's predictions (n, k) of some rows: the mean over its folds and initialisations."""
     members = learned.members(name)
     for origins in members:
         _check_unlearned(experiment, origins)

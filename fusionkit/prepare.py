@@ -112,7 +112,7 @@ def examine(
     manifest = manifest or _read(loaded, places, device.threads, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
     task = make_task(recipe.task, manifest.classes)
-    manifest = task.view(manifest)
+    manifest = task.with_groups(manifest)
     check_sample_rule(recipe.evaluation.samples, len(task.classes) or 2)
     problems, outcomes, folds = list[Finding](), dict[str, Outcome](), list[Fold]()
     try:

@@ -88,9 +88,9 @@ def _other_jobs(prepared: Prepared, registry: Registry, places: Places) -> list[
     """Returns what each job beside this process is told; none where there is nothing to share."""
     loaded = prepared.main.factory.loaded
     n_jobs = loaded.recipe.n_jobs
-    task = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
+    assignment = {"recipe": dump_yaml(loaded.resolved), "plugins": registry.named, "jobs": n_jobs}
     folders = {name: str(path) for name, path in vars(places).items()}
-    return [{**task, **folders, "number": number} for number in range(1, n_jobs)]
+    return [{**assignment, **folders, "number": number} for number in range(1, n_jobs)]
 
 
 def plan_models(prepared: Prepared) -> Plans:
@@ -141,11 +141,11 @@ def predict_fold(
     """Predicts a fold's test rows, and its validation rows where the threshold is chosen there."""
     evaluation = experiment.factory.loaded.recipe.evaluation
 
-    def probabilities(rows: Sequence[int]) -> FloatArray:
+    def predictions(rows: Sequence[int]) -> FloatArray:
         logits = (predict_logits(experiment, origins, rows) for origins in members)
         return mean_of_members(experiment, logits, evaluation.views)
 
-    return _fold_predictions(experiment, fold, probabilities)
+    return _fold_predictions(experiment, fold, predictions)
 
 
 def blanked_of(prepared: Prepared) -> list[Blanked]:
@@ -203,18 +203,18 @@ def _predict_pretrained(
     recipe = experiment.factory.loaded.recipe
     steps = [next(step for step in plan.steps if step.stage.name == stage.name) for plan in plans]
 
-    def probabilities(rows: Sequence[int]) -> FloatArray:
+    def predictions(rows: Sequence[int]) -> FloatArray:
         origins = [Origin(step.address, step.used[stage.pretrain].seed, is_learned=True) for step in steps]
         logits = (predict_pretrained(experiment, stage, origin, rows) for origin in origins)
         return mean_of_members(experiment, logits, recipe.evaluation.views)
 
-    return _fold_predictions(experiment, fold, probabilities, [stage.pretrain.split(".")[0]])
+    return _fold_predictions(experiment, fold, predictions, [stage.pretrain.split(".")[0]])
 
 
 def _fold_predictions(
     experiment: Experiment,
     fold: Fold,
-    probabilities: Callable[[Sequence[int]], FloatArray],
+    predictions: Callable[[Sequence[int]], FloatArray],
     modalities: Sequence[str] | None = None,
 ) -> FoldPredictions:
     manifest = experiment.manifest
@@ -226,7 +226,7 @@ def _fold_predictions(
             [manifest.samples[row] for row in rows],
             [manifest.subjects[row] for row in rows],
             experiment.targets(rows),
-            probabilities(rows),
+            predictions(rows),
         )
 
     needs_validation = experiment.factory.loaded.recipe.evaluation.threshold == "validation"

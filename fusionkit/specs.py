@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ TABULAR_KINDS: tuple[ColumnKind, ...] = ("numeric", "ordinal", "category", "bina
 MAX_SEED = 2**53 - 1
 """The largest seed: the largest number that every reader of JSON keeps exactly."""
 MAX_PATCHES = 10_000
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 Learns = Literal["nothing", "closed_form", "self_supervised", "gradient"]
 
 
@@ -97,6 +100,12 @@ DataFile = Annotated[str, DataFileMarker(), AfterValidator(_check_path)]
 """An option that names a file; relative paths resolve under the data root before `build` is called."""
 
 
+def read_number(text: str) -> float | None:
+    """Returns the finite number that a cell's text is, or None where it is none."""
+    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
+
+
 class ColumnSpec(ComponentConfig):
     """What one column of the data may hold, declared once."""
 
@@ -163,12 +172,12 @@ class SourceSpec(Spec):
 
     Args:
         build: `build(config)`; cheap, reads no data: it knows schema and classes.
-        samples: `samples(config, data_root)`, for the conformance kit, writes the few small files that the
-            source reads.
+        example_files: `example_files(config, data_root)`, for the conformance kit, writes the few small files
+            that the source reads.
     """
 
     build: Callable[[Any], Source]
-    samples: Callable[[Any, Path], None] | None = None
+    example_files: Callable[[Any, Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +195,9 @@ class EncoderSpec(Spec):
         readout: Options that change only what `forward` reads out: neither the state nor
             `pretraining_features` depends on them, so that encoders that differ in nothing else share one
             pretraining.
-        samples: `samples(config, folder)`, for the conformance kit, writes a few small files and returns the
-            columns and at least four different rows of their cells; for files that are no pictures.
+        example_files: `example_files(config, folder)`, for the conformance kit, writes a few small files and
+            returns the columns and at least four different rows of their cells; for files that are no
+            pictures.
     """
 
     build: Callable[[Any, Mapping[str, ColumnSpec]], Encoder]
@@ -197,7 +207,7 @@ class EncoderSpec(Spec):
     emits_missing: Callable[[Any], bool] = _never
     gives_tokens: Callable[[Any], bool] = _never
     readout: tuple[str, ...] = ()
-    samples: Callable[[Any, Path], tuple[Mapping[str, ColumnSpec], Sequence[Cells]]] | None = None
+    example_files: Callable[[Any, Path], tuple[Mapping[str, ColumnSpec], Sequence[Cells]]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

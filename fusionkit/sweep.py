@@ -24,7 +24,7 @@ from fusionkit.locks import Busy
 from fusionkit.prepare import Places, Prepared, prepare, read_manifest
 from fusionkit.recipe.components import data_files
 from fusionkit.recipe.load import LoadedRecipe, dump_yaml
-from fusionkit.recipe.sweep import LoadedSweep, Task
+from fusionkit.recipe.sweep import LoadedSweep, SweepExperiment
 from fusionkit.recipe.task_nodes import outcome_columns
 from fusionkit.registry import Registry, code_version
 from fusionkit.run import Plans, compute_models, plan_models
@@ -92,11 +92,11 @@ def run_experiments(
         worker = Worker(recipes, places, tell, waits=n_jobs == 1)
         missing = worker.missing()
         others = min(n_jobs, len(missing)) - 1
-        tasks = [
-            _task_of(recipes, missing, registry, places, number, others + 1)
+        assignments = [
+            _assignment(recipes, missing, registry, places, number, others + 1)
             for number in range(1, others + 1)
         ]
-        with side_by_side(tasks, tell):
+        with side_by_side(assignments, tell):
             worker.work(missing)
         results = {label: worker.result(label) for label in recipes if label not in worker.failures}
     n_computed = len([label for label in missing if label not in worker.failures])
@@ -107,18 +107,18 @@ def pinned(loaded: LoadedSweep, n_jobs: int) -> LoadedSweep:
     """Returns a sweep whose recipes each have their share of the cores: its processes are all there are."""
     cores = n_cores()
 
-    def pin(task: Task) -> Task:
-        recipe = task.loaded.recipe
+    def pin(one: SweepExperiment) -> SweepExperiment:
+        recipe = one.loaded.recipe
         changed = {"threads": recipe.training.threads or max(1, cores // n_jobs), "jobs": 1}
         training = recipe.training.model_copy(update=changed)
-        resolved = {**task.loaded.resolved, "training": {**task.loaded.resolved["training"], **changed}}
+        resolved = {**one.loaded.resolved, "training": {**one.loaded.resolved["training"], **changed}}
         recipe = recipe.model_copy(update={"training": training})
-        return replace(task, loaded=replace(task.loaded, recipe=recipe, resolved=resolved))
+        return replace(one, loaded=replace(one.loaded, recipe=recipe, resolved=resolved))
 
-    return replace(loaded, tasks=tuple(map(pin, loaded.tasks)))
+    return replace(loaded, experiments=tuple(map(pin, loaded.experiments)))
 
 
-def _task_of(
+def _assignment(
     recipes: Mapping[str, LoadedRecipe],
     labels: Sequence[str],
     registry: Registry,
@@ -345,7 +345,7 @@ def _pack(predictions: Mapping[str, Sequence[FoldPredictions]], prepared: Prepar
                 if rows is not None:
                     entry[part] = {"samples": list(rows.samples), "subjects": list(rows.subjects)}
                     tensors[f"{model}/{number}/{part}/outcomes"] = torch.from_numpy(np.asarray(rows.outcomes))
-                    tensors[f"{model}/{number}/{part}/probabilities"] = torch.from_numpy(rows.probabilities)
+                    tensors[f"{model}/{number}/{part}/probabilities"] = torch.from_numpy(rows.predictions)
             models.setdefault(model, []).append(entry)
     manifest = prepared.main.manifest
     return Artefact(
@@ -369,11 +369,11 @@ def _unpack(artefact: Artefact) -> Result:
     def rows(model: str, number: int, part: str, entry: Mapping[str, Any]) -> SampleRows | None:
         if part not in entry:
             return None
-        outcomes, probabilities = (
+        outcomes, predictions = (
             artefact.tensors[f"{model}/{number}/{part}/{name}"].numpy()
             for name in ("outcomes", "probabilities")
         )
-        return SampleRows(entry[part]["samples"], entry[part]["subjects"], outcomes, probabilities)
+        return SampleRows(entry[part]["samples"], entry[part]["subjects"], outcomes, predictions)
 
     predictions: dict[str, list[FoldPredictions]] = {}
     for model, entries in metadata["models"].items():

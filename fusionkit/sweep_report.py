@@ -18,7 +18,7 @@ from fusionkit.evaluation.roc import roc_curve
 from fusionkit.learned import json_bytes
 from fusionkit.recipe.load import dump_yaml
 from fusionkit.recipe.schema import missing_name
-from fusionkit.recipe.sweep import LoadedSweep, Task, VariantNode, models_of
+from fusionkit.recipe.sweep import LoadedSweep, SweepExperiment, VariantNode, models_of
 from fusionkit.registry import Registry
 from fusionkit.run import write_environment
 from fusionkit.run_folder import hidden_until_whole, make_run_folder, point_latest
@@ -44,18 +44,18 @@ class SweepTable:
     figures: Mapping[str, bytes]
 
 
-def label_of(task: Task, loaded: LoadedSweep) -> str:
+def label_of(one: SweepExperiment, loaded: LoadedSweep) -> str:
     """Returns an experiment's label: the variant's name, and the seed where there are several."""
-    return f"{task.variant.name}, seed {task.seed}" if len(loaded.sweep.seeds) > 1 else task.variant.name
+    return f"{one.variant.name}, seed {one.seed}" if len(loaded.sweep.seeds) > 1 else one.variant.name
 
 
 def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
     """Compares what the experiments predict; a variant without result is named with its reason."""
     sweep = loaded.sweep
     failed = {
-        task.variant.name: list(error.problems)
-        for task in loaded.tasks
-        if (error := done.failures.get(label_of(task, loaded))) is not None
+        one.variant.name: list(error.problems)
+        for one in loaded.experiments
+        if (error := done.failures.get(label_of(one, loaded))) is not None
     }
     variants = [variant for variant in sweep.variants if variant.name not in failed]
     results = list(done.results.values())
@@ -68,7 +68,7 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
         for row in found
         if row.name == variant.name
     ]
-    evaluation, measures = loaded.tasks[0].loaded.recipe.evaluation, _measures(loaded)
+    evaluation, measures = loaded.experiments[0].loaded.recipe.evaluation, _measures(loaded)
     is_simulated = any(result.is_simulated for result in results)
     warnings = [SIMULATED] if is_simulated else []
     leaking = list(dict.fromkeys(row["name"] for row in rows if row["unit"] == "sample"))
@@ -84,7 +84,7 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
             "reference": sweep.reference,
             "references": sweep.references(),
             "curve": sweep.curve,
-            "seeds": list(sweep.seeds) or sorted({task.seed for task in loaded.tasks}),
+            "seeds": list(sweep.seeds) or sorted({one.seed for one in loaded.experiments}),
             "overrides": list(loaded.overrides),
             **({"task": measures.kind} if measures.kind != "classification" else {}),
             "classes": list(measures.classes),
@@ -100,13 +100,13 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
 
 def _measures(loaded: LoadedSweep) -> Measures:
     """Returns how the sweep's one task is judged."""
-    first = loaded.tasks[0].loaded
+    first = loaded.experiments[0].loaded
     return measures_of(make_task(first.recipe.task, first.source.classes))
 
 
 def _unit(loaded: LoadedSweep, variant: VariantNode) -> str:
     """Returns what a variant's split keeps apart: subject, or sample, which is leakage."""
-    recipe = next(task.loaded.recipe for task in loaded.tasks if task.variant is variant)
+    recipe = next(one.loaded.recipe for one in loaded.experiments if one.variant is variant)
     return str(getattr(recipe.split, "unit", "subject"))
 
 
@@ -127,7 +127,9 @@ def _notes(loaded: LoadedSweep, rows: Sequence[Mapping[str, Any]], failed: Mappi
     wanted = loaded.sweep.references()
     lacking = sorted({other for name, other in wanted.items() if other in failed and name not in failed})
     notes = [f"Nothing is compared with {other}, which failed." for other in lacking]
-    sources = {t.variant.name: (t.loaded.source_plan.use, t.loaded.source_plan.options) for t in loaded.tasks}
+    sources = {
+        t.variant.name: (t.loaded.source_plan.use, t.loaded.source_plan.options) for t in loaded.experiments
+    }
     for row in rows:
         difference = row["difference"]
         if difference is None:
@@ -149,12 +151,12 @@ def _notes(loaded: LoadedSweep, rows: Sequence[Mapping[str, Any]], failed: Mappi
 def _rates(loaded: LoadedSweep) -> list[float]:
     """Returns the rates that every variant of a curve is tested at, nothing blanked first."""
     curve = str(loaded.sweep.curve)
-    rates = [set(task.loaded.recipe.evaluation.missing.get(curve, ())) for task in loaded.tasks]
+    rates = [set(one.loaded.recipe.evaluation.missing.get(curve, ())) for one in loaded.experiments]
     return [NO_CURVE, *sorted(set.intersection(*rates) - {NO_CURVE})]
 
 
-def _model(loaded: LoadedSweep, task: Task, rate: float) -> str:
-    model = task.variant.model or models_of(task.loaded)[0]
+def _model(loaded: LoadedSweep, one: SweepExperiment, rate: float) -> str:
+    model = one.variant.model or models_of(one.loaded)[0]
     return model if rate == NO_CURVE else missing_name(model, str(loaded.sweep.curve), rate)
 
 
@@ -162,11 +164,11 @@ def _repetitions(
     loaded: LoadedSweep, done: Experiments, variant: VariantNode, rate: float
 ) -> list[Repetition]:
     found = []
-    for task in loaded.tasks:
-        if task.variant is variant:
-            result = done.results[label_of(task, loaded)]
-            folds = result.predictions[_model(loaded, task, rate)]
-            evaluation = task.loaded.recipe.evaluation
+    for one in loaded.experiments:
+        if one.variant is variant:
+            result = done.results[label_of(one, loaded)]
+            folds = result.predictions[_model(loaded, one, rate)]
+            evaluation = one.loaded.recipe.evaluation
             draws = 1 if rate == NO_CURVE else evaluation.missing_draws
             found.append(Repetition(folds, result.outcomes, evaluation, draws))
     return found
@@ -175,7 +177,7 @@ def _repetitions(
 def _compare(
     loaded: LoadedSweep, done: Experiments, variants: Sequence[VariantNode], rate: float
 ) -> list[Row]:
-    evaluation = loaded.tasks[0].loaded.recipe.evaluation
+    evaluation = loaded.experiments[0].loaded.recipe.evaluation
     return compare(
         {variant.name: _repetitions(loaded, done, variant, rate) for variant in variants},
         _measures(loaded),
@@ -183,7 +185,7 @@ def _compare(
         loaded.sweep.references(),
         resamples=evaluation.resamples,
         interval=evaluation.interval,
-        seed=loaded.tasks[0].loaded.recipe.seed,
+        seed=loaded.experiments[0].loaded.recipe.seed,
     )
 
 
@@ -221,7 +223,7 @@ def _draw(
             shown[each.name]: judge_row(_repetitions(loaded, done, each, NO_CURVE), measures)
             for each in variants
         }
-        evaluation = loaded.tasks[0].loaded.recipe.evaluation
+        evaluation = loaded.experiments[0].loaded.recipe.evaluation
         found = {
             name: roc_curve(folds, resamples=evaluation.resamples, interval=evaluation.interval)
             for name, folds in judged.items()
@@ -242,11 +244,11 @@ def write_sweep(runs: Path, loaded: LoadedSweep, table: SweepTable, registry: Re
     folder = make_run_folder(runs, loaded.sweep.name)
     with hidden_until_whole(folder) as unfinished:
         write_atomic(unfinished / "sweep.yaml", loaded.text.encode())
-        for number, task in enumerate(loaded.tasks, 1):
-            words = re.sub(r"[^a-z0-9]+", "_", label_of(task, loaded).lower()).strip("_")[:60]
+        for number, one in enumerate(loaded.experiments, 1):
+            words = re.sub(r"[^a-z0-9]+", "_", label_of(one, loaded).lower()).strip("_")[:60]
             path = unfinished / "recipes" / f"{number:03}_{words}.yaml"
-            write_atomic(path, dump_yaml(task.loaded.resolved).encode())
-        write_environment(unfinished, loaded.tasks[0].loaded, registry)
+            write_atomic(path, dump_yaml(one.loaded.resolved).encode())
+        write_environment(unfinished, loaded.experiments[0].loaded, registry)
         write_table(unfinished, table)
     point_latest(folder)
     return folder

@@ -43,7 +43,7 @@ class Task(Protocol):
         """Returns what determines the task, for addresses."""
         ...
 
-    def view(self, manifest: Manifest) -> Manifest:
+    def with_groups(self, manifest: Manifest) -> Manifest:
         """Returns the data with each row's group as its outcome, and what is wrong with outcomes."""
         ...
 
@@ -107,7 +107,7 @@ class WithClasses(Unscaled):
         self.classes = self.groups = self.needed = tuple(classes)
         self.predictions = tuple(f"probability_{name}" for name in self.classes)
 
-    def view(self, manifest: Manifest) -> Manifest:
+    def with_groups(self, manifest: Manifest) -> Manifest:
         """Returns the data as they are."""
         return manifest
 

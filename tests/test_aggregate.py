@@ -45,15 +45,15 @@ def test_each_rule_equals_a_plain_loop(cohort):
     for rule, numbers in expected.items():
         found = aggregate_subjects(rows_of(subjects, positive), {}, rule)
         assert found.subjects == tuple(values)
-        np.testing.assert_allclose(found.probabilities[:, 1], numbers, atol=1e-9)
-        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-9)
+        np.testing.assert_allclose(found.predictions[:, 1], numbers, atol=1e-9)
+        np.testing.assert_allclose(found.predictions.sum(axis=1), 1, atol=1e-9)
 
 
 def test_samples_vote_for_any_number_of_classes_and_share_a_tie():
     probabilities = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7], [0.1 + 0.2, 0.3, 0.4]])
     rows = SampleRows(list("1234"), list("aaab"), np.full(4, UNKNOWN), probabilities)
     found = aggregate_subjects(rows, {}, "vote")
-    np.testing.assert_allclose(found.probabilities, [[0.5 / 3, 1.5 / 3, 1 / 3], [0, 0, 1]])
+    np.testing.assert_allclose(found.predictions, [[0.5 / 3, 1.5 / 3, 1 / 3], [0, 0, 1]])
 
 
 @settings(deadline=None)
@@ -63,7 +63,7 @@ def test_the_order_of_samples_does_not_change_a_bit(cohort, data):
     tables = []
     for rows in (cohort, shuffled):
         found = aggregate_subjects(rows_of(*map(list, zip(*rows, strict=True))), {})
-        tables.append(dict(zip(found.subjects, found.probabilities.tolist(), strict=True)))
+        tables.append(dict(zip(found.subjects, found.predictions.tolist(), strict=True)))
     assert tables[0] == tables[1]
 
 
@@ -75,12 +75,12 @@ def test_unknown_outcomes_are_kept():
 
 def test_one_saturated_image_does_not_make_the_mean_logit_infinite():
     found = aggregate_subjects(rows_of(["a", "a"], [0.0, 1.0]), {}, "mean_logit")
-    np.testing.assert_allclose(found.probabilities, [[0.5, 0.5]])
+    np.testing.assert_allclose(found.predictions, [[0.5, 0.5]])
 
 
 def test_three_classes_have_a_mean_but_no_maximum():
     rows = SampleRows(["1", "2"], ["a", "a"], np.array([0, 0]), np.array([[0.2, 0.3, 0.5], [0.4, 0.3, 0.3]]))
-    np.testing.assert_allclose(aggregate_subjects(rows, {}).probabilities, [[0.3, 0.3, 0.4]])
+    np.testing.assert_allclose(aggregate_subjects(rows, {}).predictions, [[0.3, 0.3, 0.4]])
     with pytest.raises(RecipeError) as caught:
         aggregate_subjects(rows, {}, "max_probability")
     assert str(caught.value) == (
@@ -91,7 +91,7 @@ def test_three_classes_have_a_mean_but_no_maximum():
 
 def test_no_rows_give_no_subjects():
     found = aggregate_subjects(rows_of([], []), {})
-    assert found.probabilities.shape == (0, 2)
+    assert found.predictions.shape == (0, 2)
     assert found.subjects == ()
 
 
@@ -105,9 +105,9 @@ def test_a_hundred_thousand_samples_are_quick():
 
 
 def test_broken_predictions_are_refused():
-    with pytest.raises(ValueError, match=r"^predictions: sample s1 has no finite probability$"):
+    with pytest.raises(ValueError, match=r"^predictions: sample s1 has no finite prediction$"):
         rows_of(["a", "b"], [0.5, np.nan])
-    with pytest.raises(ValueError, match=r"the lengths differ \(2 samples, 1 subjects, 2 outcomes, 2 prob"):
+    with pytest.raises(ValueError, match=r"the lengths differ \(2 samples, 1 subjects, 2 outcomes, 2 pred"):
         SampleRows(["1", "2"], ["a"], np.array([0, 0]), np.full((2, 2), 0.5))
 
 

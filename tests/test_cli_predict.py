@@ -199,7 +199,7 @@ def test_other_versions_than_the_runs_are_one_line_of_stderr_and_no_error(predic
     assert code == 0
     assert out == predict("rows.csv", *PICTURES, "-q")[1]
     assert err == (
-        f"warning: not as in the run, so probabilities may differ: "
+        f"warning: not as in the run, so predictions may differ: "
         f"fusionkit 0.0.9, now {fusionkit.__version__}; torch 1.0, now {torch.__version__}.\n"
     )
 

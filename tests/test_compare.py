@@ -48,7 +48,7 @@ def values(one: Repetition, metric: str) -> list[float]:
     """Fold values by scikit-learn, by subject."""
     found = []
     for fold in one.folds:
-        scores, labels = fold.test.probabilities[::2, 1], fold.test.outcomes[::2]
+        scores, labels = fold.test.predictions[::2, 1], fold.test.outcomes[::2]
         is_auc = metric == "roc_auc"
         found.append(roc_auc_score(labels, scores) if is_auc else accuracy_score(labels, scores >= 0.5))
     return found

@@ -27,7 +27,7 @@ def load(name, registry):
 def test_every_bundled_component_has_a_row_and_the_papers_is_the_reference(name, registry):
     kind, path, paper = PARTS[name]
     loaded = load(name, registry)
-    rows = {task.variant.name: task.loaded.parts.get(path) for task in loaded.tasks}
+    rows = {one.variant.name: one.loaded.parts.get(path) for one in loaded.experiments}
     used = {part.use for part in rows.values() if part is not None}
     assert used == set(registry.names(kind))
     assert all(part is None or row.startswith(part.use) for row, part in rows.items())
@@ -45,7 +45,7 @@ def registry_options(registry, path):
 @pytest.mark.parametrize("name", PARTS)
 def test_all_rows_share_the_encoders_and_every_stage_but_those_of_what_is_compared(name, registry):
     kind, _, paper = PARTS[name]
-    trees = {task.variant.name: task.loaded.resolved for task in load(name, registry).tasks}
+    trees = {one.variant.name: one.loaded.resolved for one in load(name, registry).experiments}
     shared = {row: shared_of(tree, kind) for row, tree in trees.items()}
     assert {row for row, tree in shared.items() if tree != shared[paper]} == set()
     assert len({json.dumps(tree) for tree in trees.values()}) == len(trees)

@@ -201,7 +201,7 @@ def test_folds_and_initialisations_are_averaged_as_predict_does(study):
     answers = predict(learned, manifest, study.places, quiet)
     assert len(found) == 36
     for number, row in enumerate(answers.rows, 1):
-        assert found[f"row{number}"] == pytest.approx(row.probabilities[1], abs=1e-6)
+        assert found[f"row{number}"] == pytest.approx(row.predictions[1], abs=1e-6)
 
 
 # what it leaves

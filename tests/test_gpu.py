@@ -78,7 +78,7 @@ def test_a_run_of_a_gpu_predicts_on_a_cpu(tmp_path, monkeypatch):
         learned = open_run(folder, toy_images.make_registry(), tmp_path / "data")
         places = Places(tmp_path / "data", tmp_path / f"store {is_there}", tmp_path / "runs")
         answers = predict(learned, read_rows(learned, table, images, None), places, quiet)
-        found.append(np.array([row.probabilities for row in answers.rows]))
+        found.append(np.array([row.predictions for row in answers.rows]))
     assert np.abs(found[0] - found[1]).max() <= FP32
 
 

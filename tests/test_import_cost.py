@@ -8,19 +8,8 @@ from pathlib import Path
 import pytest
 import toys
 
-HEAVY = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "polars",
-    "sklearn",
-    "PIL",
-    "safetensors",
-    "skimage",
-    "timm",
-    "lightgbm",
-    "matplotlib",
-)
+from fusionkit.testing.cards import HEAVY
+
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 
 # runs one command in a fresh process and then says which heavy packages it has pulled in

@@ -47,7 +47,7 @@ def naive(folds, weights, metric):
     values = []
     for fold in folds:
         weight = np.array([weights[subject] for subject in fold.rows.subjects])
-        labels, scores = fold.rows.outcomes, fold.rows.probabilities[:, 1]
+        labels, scores = fold.rows.outcomes, fold.rows.predictions[:, 1]
         if metric == "accuracy" and weight.sum():
             values.append(accuracy_score(labels, scores >= fold.threshold, sample_weight=weight))
         if metric == "roc_auc" and len(set(labels[weight > 0])) == 2:
@@ -65,7 +65,7 @@ def naive_pooled(folds, weights, metric):
         group = [fold for fold in folds if fold.repeat == repeat]
         subjects = [subject for fold in group for subject in fold.rows.subjects]
         labels = np.concatenate([fold.rows.outcomes for fold in group])
-        scores = np.concatenate([fold.rows.probabilities[:, 1] for fold in group])
+        scores = np.concatenate([fold.rows.predictions[:, 1] for fold in group])
         values.append(naive([fold_of(repeat, 0, subjects, labels, scores)], weights, metric))
     return np.mean(values)
 
@@ -130,7 +130,7 @@ def test_the_order_of_rows_and_folds_does_not_matter(data):
         rows = fold.rows
         subjects = [rows.subjects[i] for i in order]
         shuffled.append(
-            fold_of(fold.repeat, fold.fold, subjects, rows.outcomes[order], rows.probabilities[order, 1])
+            fold_of(fold.repeat, fold.fold, subjects, rows.outcomes[order], rows.predictions[order, 1])
         )
     a, b = (bootstrap({"m": one}, MEASURES, resamples=100).models["m"] for one in (folds, shuffled))
     for kind in ("folds", "pooled"):

@@ -76,7 +76,7 @@ import os
 import time
 
 
-def main(task, lifeline, channel):
+def main(assignment, lifeline, channel):
     print("no event", flush=True)
     assert input_is_empty()
     HOW
@@ -144,7 +144,7 @@ def test_a_job_imports_the_same_code_wherever_one_stands(alone, tmp_path, monkey
 def test_a_job_ends_with_the_process_that_started_it(tmp_path):
     (tmp_path / "sleeping.py").write_text(
         "import os\nimport time\nfrom fusionkit.job import _end_with\nimport threading\n"
-        "def main(task, lifeline, channel):\n"
+        "def main(assignment, lifeline, channel):\n"
         "    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()\n"
         "    print(os.getpid(), file=channel, flush=True)\n    time.sleep(600)\n"
     )

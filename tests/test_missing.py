@@ -204,7 +204,7 @@ def test_rate_1_is_an_absent_modality(place, tested, monkeypatch):
     expected = {
         (str(fold), sample): f"{probability:.8f}"
         for fold, rows in without.items()
-        for sample, probability in zip(rows.samples, rows.probabilities[:, 1].tolist(), strict=True)
+        for sample, probability in zip(rows.samples, rows.predictions[:, 1].tolist(), strict=True)
     }
     found = predictions_of(result, "fused_missing_record_1")
     assert {(key[2], key[3]): value for key, value in found.items() if key[0] == "sample"} == expected

@@ -27,7 +27,7 @@ def sweep(name: str) -> LoadedSweep:
 
 
 def recipes(name: str) -> dict[str, LoadedRecipe]:
-    return {task.variant.name: task.loaded for task in sweep(name).tasks}
+    return {one.variant.name: one.loaded for one in sweep(name).experiments}
 
 
 def image_side(loaded: LoadedRecipe) -> Any:
@@ -39,7 +39,7 @@ def image_side(loaded: LoadedRecipe) -> Any:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_variant_is_a_recipe_of_its_own(name):
-    asked = {json.dumps([one.loaded.resolved, one.variant.model]) for one in sweep(name).tasks}
+    asked = {json.dumps([one.loaded.resolved, one.variant.model]) for one in sweep(name).experiments}
     assert len(asked) == len(sweep(name).sweep.variants)
 
 

@@ -96,7 +96,7 @@ def reported(result: RunResult, model: str) -> dict[str, tuple[float, ...]]:
 def assert_as_reported(answers: Answers, expected: Mapping[str, tuple[float, ...]]) -> None:
     assert len(answers.rows) == len(expected) > 0
     for row in answers.rows:
-        assert row.probabilities == pytest.approx(expected[row.sample], abs=1e-6)
+        assert row.predictions == pytest.approx(expected[row.sample], abs=1e-6)
 
 
 # what is answered
@@ -180,7 +180,7 @@ def test_a_row_says_what_it_lacks_and_one_with_nothing_has_no_answer(holdout, tm
         ("record", "image"),
     ]
     nothing = answers.rows[2]
-    assert (nothing.probabilities, nothing.predicted) == (None, None)
+    assert (nothing.predictions, nothing.predicted) == (None, None)
     assert answers.to_csv().splitlines()[3] == "sample02,,,,none,image; record,true"
 
 
@@ -189,7 +189,7 @@ def test_the_text_has_a_line_per_row_in_input_order(holdout, tmp_path):
     lines = answers.to_csv().splitlines()
     assert lines[0] == "sample,probability_no,probability_yes,predicted,model,missing,simulated"
     for line, row in zip(lines[1:], answers.rows, strict=True):
-        no, yes = row.probabilities
+        no, yes = row.predictions
         assert no + yes == pytest.approx(1)
         called = "yes" if yes >= 0.5 else "no"
         assert line == f"{row.sample},{no:.8f},{yes:.8f},{called},fused,,true"
@@ -209,7 +209,7 @@ def test_a_row_does_not_depend_on_the_others(holdout, tmp_path):
     together = answer_rows(holdout, tmp_path, rows)
     for index in (0, 17):
         (alone,) = answer_rows(holdout, tmp_path, [rows[index]]).rows
-        assert alone.probabilities == pytest.approx(together.rows[index].probabilities, abs=1e-6)
+        assert alone.predictions == pytest.approx(together.rows[index].predictions, abs=1e-6)
 
 
 def test_reordered_and_further_columns_do_not_matter(holdout, tmp_path):
@@ -225,7 +225,7 @@ def test_ids_may_repeat_or_be_blank_and_without_any_rows_are_numbered(holdout, t
     rows[2]["id"] = None
     answers = answer_rows(holdout, tmp_path, rows)
     assert [row.sample for row in answers.rows] == ["same", "same", ""]
-    assert answers.rows[0].probabilities != answers.rows[1].probabilities
+    assert answers.rows[0].predictions != answers.rows[1].predictions
     numbered = answer(holdout, tmp_path / "rows.csv", sample=None)
     assert [row.sample for row in numbered.rows] == ["row1", "row2", "row3"]
 
@@ -274,9 +274,9 @@ def test_folds_and_initialisations_are_averaged(tmp_path):
         one = {**index, "members": [member]}
         text = json.dumps({**one, "digest": address_of(one)})
         (result.folder / "model" / "index.json").write_text(text)
-        each.append([row.probabilities for row in answer_rows(result, tmp_path, rows).rows])
+        each.append([row.predictions for row in answer_rows(result, tmp_path, rows).rows])
     assert len(each) == 4
-    assert np.array([row.probabilities for row in mean.rows]) == pytest.approx(np.mean(each, axis=0))
+    assert np.array([row.predictions for row in mean.rows]) == pytest.approx(np.mean(each, axis=0))
     # nobody else can answer here
     rows[0]["picture"] = None
     (first, *_) = answer_rows(result, tmp_path, rows).rows
@@ -388,7 +388,7 @@ def test_each_model_calls_classes_by_its_own_threshold(tmp_path):
     assert {name: learned.thresholds[name] for name in learned.models} == expected
     rows = [{**row, "picture": None} for row in cells()]
     for row in answer_rows(result, tmp_path, rows).rows:
-        assert row.predicted == ("yes" if row.probabilities[1] >= expected["record"] else "no")
+        assert row.predicted == ("yes" if row.predictions[1] >= expected["record"] else "no")
 
 
 # what is refused
@@ -640,15 +640,24 @@ def build_weighted(config: Any, input_dim: int) -> Any:
     import torch
 
     raiser = toys.build_toy_repeat(toys.ToyRepeatConfig(), input_dim)
-    raiser.register_buffer("weight", torch.tensor(WEIGHT))  # stands for weights that come from a file
+    # stands for weights that come from a file
+    raiser.weight = torch.nn.Parameter(torch.tensor(WEIGHT))
     return raiser
 
 
-def test_other_weights_in_a_part_that_never_learned_are_refused(tmp_path, monkeypatch):
-    card = RaiserSpec(name="toy_weighted", summary="Has weights.", source="ours", build=build_weighted)
+@pytest.mark.parametrize(
+    "options",
+    [{"learns": "nothing"}, {"learns": "gradient", "is_pretrained": lambda config: True}],
+    ids=["fixed", "pretrained"],
+)
+def test_other_weights_in_a_part_that_never_learned_are_refused(tmp_path, monkeypatch, options):
+    card = RaiserSpec(
+        name="toy_weighted", summary="Has weights.", source="ours", build=build_weighted, **options
+    )
     registry = registry_with("weighted", card)
     text = toy_images.RECIPE.replace("{use: toy_denoise, width: 5}", "{use: toy_weighted}")
-    result = run_toy(tmp_path, "evaluation.modalities_alone=false", text=text, registry=registry)
+    overrides = ["evaluation.modalities_alone=false", "stages.raise_record=null"]
+    result = run_toy(tmp_path, *overrides, text=text, registry=registry)
     table = write_table(tmp_path / "rows.csv", cells()[:2], ["id", *COLUMNS])
 
     def again() -> Answers:

@@ -19,6 +19,7 @@ from fusionkit import (
     EncoderSpec,
     HeadSpec,
     PluginError,
+    RaiserSpec,
     RecipeError,
     SourceSpec,
     hookimpl,
@@ -389,6 +390,20 @@ def test_no_fit_stage_names_a_head():
     assert problems(text, with_extra(RULE)) == [
         "r.yaml:17: stages.raise_words.fit[1]: rule is a head, which no fit stage reaches. Name it in a train stage."
     ]
+
+
+@pytest.mark.parametrize("learns", ["gradient", "self_supervised", "closed_form"])
+def test_a_raiser_that_brings_learned_weights_needs_no_stage(learns):
+    text = toys.RECIPE.replace("use: toy_denoise, width: 5", "use: weighted, times: 2").replace(
+        "  - name: raise_words\n    fit: [words.raiser]\n    epochs: 2\n", ""
+    )
+    card = RaiserSpec(
+        name="weighted", summary="", source="", config=toys.ToyRepeatConfig, build=toys.build_toy_repeat,
+        learns=learns, is_pretrained=lambda config: config.times == 2,
+    )  # fmt: skip
+    load_text(text, with_extra(card))
+    (problem,) = problems(text.replace("times: 2", "times: 3"), with_extra(card))
+    assert problem.startswith("r.yaml:10: modalities.words.raiser: weighted learns, and no stage names it.")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def problems_of(folder: Path, registry, text: str, *overrides: str) -> list[str]
 
 def test_each_variant_is_loaded_with_each_seed_in_the_files_order(folder, toy_registry):
     loaded = load(folder, toy_registry, SWEEP)
-    names = [(task.variant.name, task.seed) for task in loaded.tasks]
+    names = [(one.variant.name, one.seed) for one in loaded.experiments]
     assert names == [(name, seed) for name in ("narrow", "wide", "words only", "repeated") for seed in (3, 4)]
 
 
@@ -64,27 +64,27 @@ def test_overrides_are_those_of_the_command_line(folder, toy_registry):
         "words only": ["modalities.numbers=null"],
         "repeated": ["modalities.words.raiser={use: toy_repeat}", "stages.raise_words=null"],
     }
-    for task in loaded.tasks:
-        words = ["stages.fuse.epochs=1", *given[task.variant.name], f"seed={task.seed}"]
+    for one in loaded.experiments:
+        words = ["stages.fuse.epochs=1", *given[one.variant.name], f"seed={one.seed}"]
         alone = load_recipe(folder / "toy.yaml", toy_registry, [*words, "stages.fuse.batch_size=5"])
-        assert task.loaded == alone
+        assert one.loaded == alone
 
 
 def test_without_seeds_there_is_the_recipes_own(folder, toy_registry):
     loaded = load(folder, toy_registry, "{name: one, base: toy.yaml, variants: [{name: a}]}", "seed=7")
-    assert [task.seed for task in loaded.tasks] == [7]
+    assert [one.seed for one in loaded.experiments] == [7]
 
 
 def test_a_variant_may_have_a_base_of_its_own(folder, toy_registry):
     (folder / "other").mkdir()
     (folder / "other" / "own.yaml").write_text(toys.RECIPE.replace("name: toy\n", "name: own\n"))
     text = "{name: one, base: toy.yaml, variants: [{name: a}, {name: b, base: other/own.yaml}]}"
-    assert [task.loaded.recipe.name for task in load(folder, toy_registry, text).tasks] == ["toy", "own"]
+    assert [one.loaded.recipe.name for one in load(folder, toy_registry, text).experiments] == ["toy", "own"]
 
 
 def test_the_models_of_a_run_are_named_as_its_report_names_them(folder, toy_registry):
     loaded = load(folder, toy_registry, SWEEP)
-    found = {task.variant.name: models_of(task.loaded) for task in loaded.tasks}
+    found = {one.variant.name: models_of(one.loaded) for one in loaded.experiments}
     assert found["narrow"] == ["fused", "numbers", "words", "words_pretrained"]
     assert found["words only"] == ["words", "words_pretrained"]
 

@@ -68,7 +68,7 @@ def test_a_recipe_says_what_it_is(path, registry):
 
 def test_the_sweep_on_missing_modalities_tests_every_row_without_any_image(registry):
     sweep = load_sweep(FOLDER / "compare" / "missing_modality.yaml", registry)
-    recipes = {task.variant.name: task.loaded.recipe for task in sweep.tasks}
+    recipes = {one.variant.name: one.loaded.recipe for one in sweep.experiments}
     assert all(recipe.evaluation.missing == {"image": (1,)} for recipe in recipes.values())
     assert recipes[sweep.sweep.reference].dropouts == {}
     assert recipes["dropout 0.5 of either"].dropouts == {"image": 0.5, "emr": 0.5}

@@ -90,12 +90,12 @@ def test_values_equal_a_loop_over_folds():
     for fold in folds:
         subjects = np.array(fold.test.subjects)
         names = sorted(set(subjects))
-        means = [fold.test.probabilities[subjects == name, 1].mean() for name in names]
+        means = [fold.test.predictions[subjects == name, 1].mean() for name in names]
         by_fold.append(roc_auc_score([outcomes_of()[name] for name in names], means))
     for repeat in (0, 1):
         rows = [fold.test for fold in folds if fold.repeat == repeat]
         labels = np.concatenate([row.outcomes for row in rows])
-        positive = np.concatenate([row.probabilities[:, 1] for row in rows])
+        positive = np.concatenate([row.predictions[:, 1] for row in rows])
         by_sample.append((roc_auc_score(labels, positive), accuracy_score(labels, positive >= 0.5)))
     assert model["subject"]["roc_auc"]["value"] == pytest.approx(np.mean(by_fold))
     assert [fold["subject"]["roc_auc"] for fold in model["folds"]] == pytest.approx(by_fold)

@@ -24,7 +24,7 @@ def oracle(labels, scores):
 def test_the_curve_of_one_fold_is_scikit_learns(seed, decimals):
     [fold] = simulate(n=30, n_folds=1, seed=seed, decimals=decimals)
     curve = roc_curve([fold], resamples=20)
-    assert curve.mean == pytest.approx(oracle(fold.rows.outcomes, fold.rows.probabilities[:, 1]))
+    assert curve.mean == pytest.approx(oracle(fold.rows.outcomes, fold.rows.predictions[:, 1]))
 
 
 def test_repeats_are_averaged_at_equal_false_positive_rates():
@@ -33,7 +33,7 @@ def test_repeats_are_averaged_at_equal_false_positive_rates():
     for repeat in (0, 1):
         rows = [fold.rows for fold in folds if fold.repeat == repeat]
         labels = np.concatenate([one.outcomes for one in rows])
-        each.append(oracle(labels, np.concatenate([one.probabilities[:, 1] for one in rows])))
+        each.append(oracle(labels, np.concatenate([one.predictions[:, 1] for one in rows])))
     assert roc_curve(folds, resamples=20).mean == pytest.approx(np.mean(each, axis=0))
 
 

@@ -348,11 +348,11 @@ def test_the_validation_threshold_is_the_best_one_there(tmp_path):
     )
     fold = prepared.folds[0]
     plan = next(plan for name, one, _, plan in plan_all(prepared) if name == "fused" and one == fold)
-    predictions = run_module.predict_fold(prepared.main, fold, [plan.origins]).validation
-    assert predictions is not None
-    assert set(predictions.subjects) == {subject for number, subject in held_out if number == "0"}
+    rows = run_module.predict_fold(prepared.main, fold, [plan.origins]).validation
+    assert rows is not None
+    assert set(rows.subjects) == {subject for number, subject in held_out if number == "0"}
     by_subject: dict[str, list[float]] = defaultdict(list)
-    for subject, probability in zip(predictions.subjects, predictions.probabilities[:, 1], strict=True):
+    for subject, probability in zip(rows.subjects, rows.predictions[:, 1], strict=True):
         by_subject[subject].append(probability)
     import numpy as np
 
@@ -385,10 +385,8 @@ def test_initialisations_are_averaged_within_a_fold(tmp_path):
     )
     fold = prepared.folds[0]
     plans = [plan for _, one, _, plan in plan_all(prepared) if one == fold]
-    each = [run_module.predict_fold(prepared.main, fold, [plan.origins]).test.probabilities for plan in plans]
-    together = run_module.predict_fold(
-        prepared.main, fold, [plan.origins for plan in plans]
-    ).test.probabilities
+    each = [run_module.predict_fold(prepared.main, fold, [plan.origins]).test.predictions for plan in plans]
+    together = run_module.predict_fold(prepared.main, fold, [plan.origins for plan in plans]).test.predictions
     assert len(each) == 3
     assert together == pytest.approx(sum(each) / 3)
     assert not (each[0] == each[1]).all()

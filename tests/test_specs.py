@@ -1,12 +1,14 @@
-"""Cards: what an option's text is."""
+"""Cards: what an option's text is, and which text is a number."""
 
 import sys
 from collections.abc import Mapping
 
 from pydantic import Field
 
-from fusionkit import ComponentConfig
-from fusionkit.specs import describe
+from fusionkit import ColumnSpec, ComponentConfig
+from fusionkit.data.tables import parse_texts
+from fusionkit.specs import describe, read_number
+from fusionkit.tasks.cells import read_outcome
 
 
 class Inner(ComponentConfig):
@@ -66,3 +68,11 @@ def test_texts_are_read_only_when_somebody_asks(monkeypatch):
         """How wide."""
 
     assert Quiet(width=3).width == 3
+
+
+def test_one_reader_says_which_texts_are_numbers_in_records_and_outcomes():
+    texts = ["3", "-.5", "+2.", "1e3", "1e999", "nan", "inf", "1_000", "0x1", "\u0663", " 3", ""]
+    assert [read_number(text) for text in texts] == [3, -0.5, 2, 1000] + [None] * 8
+    numeric = ColumnSpec(kind="numeric")
+    assert [text for text in texts if text in parse_texts(numeric, [text])] == [*texts[:4], " 3", ""]
+    assert [text for text in texts if isinstance(read_outcome(text), float)] == texts[:4]

@@ -55,7 +55,7 @@ def sweep(folder: Path, tell: Any = lambda name, data: None, **given: Any) -> tu
     registry = Registry.discover(EXTRA)
     overrides = given.pop("overrides", ())
     loaded = load_sweep(folder / "sweep.yaml", registry, overrides, data_root=folder / "data")
-    recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
+    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
     places = Places(folder / "data", folder / "store", folder / "runs")
     return loaded, run_experiments(recipes, registry, places, tell, **given)
 
@@ -66,13 +66,13 @@ def table(folder: Path, **given: Any) -> str:
 
 def test_an_experiment_predicts_what_its_recipe_alone_predicts(folder):
     loaded, done = sweep(folder)
-    task = loaded.tasks[2]  # wide, seed 3
+    one = loaded.experiments[2]  # wide, seed 3
     places = Places(folder / "data", folder / "other", folder / "runs")
-    result = run(task.loaded, Registry.discover(EXTRA), places, lambda name, data: None)
+    result = run(one.loaded, Registry.discover(EXTRA), places, lambda name, data: None)
     [row] = [row for row in build_table(loaded, done).entry["rows"] if row["name"] == "wide"]
     own = [values(result.report)]
     assert row["n_seeds"] == 2
-    other = run(loaded.tasks[3].loaded, Registry.discover(EXTRA), places, lambda name, data: None)
+    other = run(loaded.experiments[3].loaded, Registry.discover(EXTRA), places, lambda name, data: None)
     assert row["subject"]["accuracy"]["value"] == pytest.approx(sum([*own, values(other.report)]) / 2)
 
 
@@ -146,10 +146,8 @@ def test_a_result_is_found_by_all_that_determines_it(folder, change, is_new):
         from fusionkit.prepare import read_manifest
 
         return {
-            result_address(
-                task.loaded, digest_rows(task.loaded, read_manifest(task.loaded, places, 1)), places
-            )
-            for task in loaded.tasks
+            result_address(one.loaded, digest_rows(one.loaded, read_manifest(one.loaded, places, 1)), places)
+            for one in loaded.experiments
         }
 
     assert (addresses(*change) != addresses()) == is_new
@@ -262,12 +260,12 @@ def test_a_curve_has_each_variant_at_each_rate_and_compares_at_equal_rates(folde
         assert wide["difference"]["value"] == pytest.approx(each[0] - each[1])
         assert narrow["difference"] is None
     plain = run(
-        loaded.tasks[0].loaded,
+        loaded.experiments[0].loaded,
         Registry.discover(EXTRA),
         Places(folder / "data", folder / "store", folder / "runs"),
         lambda name, data: None,
     ).report["models"]
-    assert set(plain) == set(models_of(loaded.tasks[0].loaded))
+    assert set(plain) == set(models_of(loaded.experiments[0].loaded))
     for row, model in zip(
         rows[:3], ("fused", "fused_missing_words_0.5", "fused_missing_words_1"), strict=True
     ):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fusionkit.task import Classification
+from fusionkit.tasks import make_task
 
 TASK = Classification(("benign", "malignant"))
 
@@ -44,3 +45,8 @@ def test_the_loss_is_the_mean_of_weight_times_minus_log_probability():
 def test_probabilities_are_the_softmax():
     probabilities = TASK.link(torch.tensor([[0.0, math.log(3)], [800.0, -800.0]]))
     torch.testing.assert_close(probabilities, torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
+
+
+def test_a_node_of_no_task_is_an_error():
+    with pytest.raises(AssertionError, match="unreachable, but got: 'ordinal'"):
+        make_task("ordinal", ("low", "middle", "high"))

@@ -140,7 +140,7 @@ def test_predict_and_evaluate_answer_with_probabilities(done):
     registry = load(TASK)[1]
     learned = open_run(result.folder, registry, home)
     answers = predict(learned, read_rows(learned, home / "rows.csv", None, None), places_in(home), tell)
-    (low, high) = (row.probabilities for row in answers.rows)
+    (low, high) = (row.predictions for row in answers.rows)
     assert low[0] < 0.1 < 0.9 < high[0]
     assert low[1] > 0.7 > 0.1 > high[1]
     head = "sample,probability_likes,probability_rare,model,missing,simulated"

@@ -139,7 +139,7 @@ def test_what_a_sum_leaves_over_is_rounded_on_every_scale(scale):
     parts = np.array([[0.1], [0.2], [0.3], [0.3], [0.2], [0.1], [0.7], [0.7], [0.7]]) * scale
     owners = [name for name in "pqr" for _ in range(3)]
     rows = SampleRows(list("abcdefghi"), owners, parts, parts)
-    found = aggregate_subjects(rows, {}).probabilities[:, 0]
+    found = aggregate_subjects(rows, {}).predictions[:, 0]
     assert found[0] == found[1] == pytest.approx(0.2 * scale, rel=1e-12)
     assert found[2] == pytest.approx(0.7 * scale, rel=1e-12)
 
@@ -202,7 +202,7 @@ def test_predict_and_evaluate_speak_on_the_outcomes_scale(done):
     registry = load(TASK)[1]
     learned = open_run(result.folder, registry, home)
     answers = predict(learned, read_rows(learned, home / "rows.csv", None, None), places_in(home), tell)
-    assert [row.probabilities[0] for row in answers.rows] == pytest.approx([500, 750], abs=40)
+    assert [row.predictions[0] for row in answers.rows] == pytest.approx([500, 750], abs=40)
     assert answers.to_csv().splitlines()[0] == "sample,predicted,model,missing,simulated"
     learned = open_run(result.folder, registry, home, ["source.seed=3"])
     other = evaluate(learned, registry, places_in(home), tell, Seen(), home / "evaluations" / "other")

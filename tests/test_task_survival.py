@@ -195,7 +195,7 @@ def test_predictions_and_predict_give_the_log_hazard(done):
     (home / "rows.csv").write_text("a,b,c\n0,0,0\n3,1,2\n,,2\n")
     learned = open_run(result.folder, load(TASK)[1], home)
     answers = predict(learned, read_rows(learned, home / "rows.csv", None, None), places_in(home), tell)
-    hazards = [row.probabilities[0] for row in answers.rows]
+    hazards = [row.predictions[0] for row in answers.rows]
     assert hazards[1] > hazards[0] + 2
     assert [row.predicted for row in answers.rows] == [None] * 3
     assert [row.model for row in answers.rows] == ["fused", "fused", "two"]

@@ -54,7 +54,7 @@ def load_both(folder, task, more=""):
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_sweep_compares_by_the_tasks_first_metric(kind, tmp_path):
     loaded, registry = load_both(tmp_path, TASKS[kind])
-    recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
+    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
     entry = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry
     assert (entry["task"], entry["metric"]) == (kind, SHOWN[kind][0])
     one, fused = entry["rows"]
@@ -79,7 +79,7 @@ def test_a_curve_over_missing_cells_is_of_the_tasks_metric(tmp_path):
     (tmp_path / "sweep.yaml").write_text("\n".join(line for line in lines if "model: one" not in line))
     registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
     loaded = load_sweep(tmp_path / "sweep.yaml", registry, data_root=tmp_path)
-    recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
+    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
     rows = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry["rows"]
     assert [row["missing"] for row in rows] == [0, 0.5]
     assert rows[1]["subject"]["concordance"]["value"] < rows[0]["subject"]["concordance"]["value"]

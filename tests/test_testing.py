@@ -200,7 +200,7 @@ def test_a_source_whose_data_are_not_here_is_not_counted_as_passed():
     from fusionkit.registry import Registry
     from fusionkit.specs import SourceSpec
 
-    card = replace(Registry.discover().card(SourceSpec, "manifest"), samples=None)
+    card = replace(Registry.discover().card(SourceSpec, "manifest"), example_files=None)
     looked = {check.name: check.look(case) for case, check in pair(card)}
-    reason = "its data are not here, and its card has no `samples`"
+    reason = "its data are not here, and its card has no `example_files`"
     assert looked["check_manifest"] == looked["check_read_is_repeatable"] == ("does not apply", reason)

@@ -5,7 +5,7 @@ import torch
 
 from fusionkit import DataError, SourceContext
 from fusionkit.testing import parametrize_with_checks
-from fusionkit_skin import ExpertsConfig, SkinConfig, fusionkit_components, write_samples
+from fusionkit_skin import ExpertsConfig, SkinConfig, fusionkit_components, write_example_files
 from fusionkit_skin.experts import ProductOfExperts
 from fusionkit_skin.lesions import SkinLesions
 
@@ -21,7 +21,7 @@ def read(folder, config):
 
 def test_rows_of_other_diagnoses_are_left_out_and_counted(tmp_path):
     config = SkinConfig(simulated=True)
-    write_samples(config, tmp_path)
+    write_example_files(config, tmp_path)
     table = tmp_path / config.folder / "metadata.csv"
     table.write_text(table.read_text().replace("bkl", "df", 1).replace("trunk", "ear"))
     manifest = read(tmp_path, config)
@@ -33,7 +33,7 @@ def test_rows_of_other_diagnoses_are_left_out_and_counted(tmp_path):
 
 def test_a_table_without_its_columns_is_refused(tmp_path):
     config = SkinConfig()
-    write_samples(config, tmp_path)
+    write_example_files(config, tmp_path)
     table = tmp_path / config.folder / "metadata.csv"
     table.write_text(table.read_text().replace(",age,", ",years,").replace(",dx,", ",label,"))
     with pytest.raises(DataError) as caught:

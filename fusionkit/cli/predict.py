@@ -67,7 +67,7 @@ def run(
         answers = predict(learned, manifest, places, tell)
     if answers.changes:
         changed = "; ".join(answers.changes)
-        typer.echo(f"warning: not as in the run, so probabilities may differ: {changed}.", err=True)
+        typer.echo(f"warning: not as in the run, so predictions may differ: {changed}.", err=True)
     text = _as_json(answers, learned) if as_json else answers.to_csv()
     if output is None:
         print(text, end="")
@@ -81,10 +81,11 @@ def _as_json(answers: Answers, learned: LearnedRun) -> str:
 
     entry = dataclasses.asdict(answers)
     del entry["kind"]  # `columns` says what the numbers are
-    if answers.kind in OF_NUMBERS:
-        for row in entry["rows"]:
-            row["predictions"] = row.pop("probabilities")
-    else:
+    if answers.kind not in OF_NUMBERS:
+        entry["rows"] = [
+            {"probabilities" if key == "predictions" else key: value for key, value in row.items()}
+            for row in entry["rows"]
+        ]
         entry["thresholds"] = {name: learned.thresholds[name] for name in learned.models}
     return json.dumps(entry) + "\n"
 

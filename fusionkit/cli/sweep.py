@@ -47,7 +47,7 @@ def run(
     loaded = pinned(loaded, jobs)
     places = make_places(data_root, store, runs)
     check_writable(places.runs, loaded.sweep.name)
-    recipes = {label_of(task, loaded): task.loaded for task in loaded.tasks}
+    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
     with show_sweep(list(recipes), quiet=quiet) as tell:
         done = run_experiments(recipes, registry, places, tell, jobs)
     if not done.results:

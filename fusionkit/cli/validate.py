@@ -52,15 +52,16 @@ def run(
 
 def _print_sweep(path: Path, loaded: LoadedSweep, *, as_json: bool) -> None:
     if as_json:
-        tasks = [
-            {"variant": task.variant.name, "seed": task.seed, "resolved": task.loaded.resolved}
-            for task in loaded.tasks
+        experiments = [
+            {"variant": one.variant.name, "seed": one.seed, "resolved": one.loaded.resolved}
+            for one in loaded.experiments
         ]
-        print(json.dumps({"valid": True, "experiments": tasks}, indent=2))
+        print(json.dumps({"valid": True, "experiments": experiments}, indent=2))
         return
     names = [variant.name for variant in loaded.sweep.variants]
     variants = f"{len(names)} variant{'s' * (len(names) != 1)}"
-    print(f"{path} is valid: {variants}, {len(loaded.tasks)} experiment{'s' * (len(loaded.tasks) != 1)}.")
+    n_experiments = len(loaded.experiments)
+    print(f"{path} is valid: {variants}, {n_experiments} experiment{'s' * (n_experiments != 1)}.")
     print("\n".join(f"  {name}" for name in names))
 
 

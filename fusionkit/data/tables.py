@@ -9,7 +9,6 @@ import io
 import json
 import math
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from fusionkit.data.manifest import Manifest
 from fusionkit.data.parquet import read_parquet
 from fusionkit.errors import DataError, RecipeError, shorten, suggest
 from fusionkit.interfaces import Cells, Cut
-from fusionkit.specs import TABULAR_KINDS, ColumnSpec
+from fusionkit.specs import TABULAR_KINDS, ColumnSpec, read_number
 
 Encoding = Literal["utf-8", "latin-1"]
 Value = float | int | tuple[int, ...] | None
@@ -31,7 +30,6 @@ Value = float | int | tuple[int, ...] | None
 VERSION = 1
 """Part of every address: raised when the same cells would give other numbers."""
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = torch.finfo(torch.float32).max
 _MEMO_ROWS = 4096
 _BLOCK = 8192
@@ -174,7 +172,7 @@ def parse_cell(name: str, spec: ColumnSpec, text: str | None) -> Value:
 def _read_value(spec: ColumnSpec, text: str) -> Value:
     """Returns what a text that is there means, or None where its column does not allow it."""
     if spec.kind == "numeric":
-        number = _read_number(text)
+        number = _read_float32(text)
         is_inside = not spec.range or (number is not None and spec.range[0] <= number <= spec.range[1])
         return number if is_inside else None
     codes = [spec.values.index(part) if part in spec.values else None for part in _parts_of(spec, text)]
@@ -184,9 +182,9 @@ def _read_value(spec: ColumnSpec, text: str) -> Value:
     return tuple(sorted(set(known))) if spec.kind == "multi" else known[0]
 
 
-def _read_number(text: str) -> float | None:
-    number = float(text) if _NUMBER.fullmatch(text) else math.inf
-    return number if abs(number) <= _LARGEST else None
+def _read_float32(text: str) -> float | None:
+    number = read_number(text)
+    return number if number is not None and abs(number) <= _LARGEST else None
 
 
 def _parts_of(spec: ColumnSpec, text: str) -> list[str]:
@@ -197,7 +195,7 @@ def _why_refused(spec: ColumnSpec, text: str) -> str:
     if spec.kind != "numeric":
         wrong = next(part for part in _parts_of(spec, text) if part not in spec.values)
         return f"not an allowed value ('{shorten(wrong)}'). {suggest(wrong, spec.values)}"
-    if spec.range and _read_number(text) is not None:
+    if spec.range and _read_float32(text) is not None:
         unit = f" {spec.unit}" if spec.unit else ""
         allowed = f"{spec.range[0]:g} to {spec.range[1]:g}{unit}"
         return f"outside its range ('{shorten(text)}'). Allowed: {allowed}."

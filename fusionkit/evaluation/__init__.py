@@ -1,1 +1,1 @@
-"""From predicted probabilities to figures about subjects, with intervals, and the report that holds them."""
+"""From predictions to figures about subjects, with intervals, and the report that holds them."""

@@ -1,4 +1,4 @@
-"""From samples to subjects: the subject's outcome, and its probability over its samples."""
+"""From samples to subjects: the subject's outcome, and its prediction over its samples."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ class SampleRows:
         samples: Their ids.
         subjects: The subject of each.
         outcomes: (n,) class index of each, UNKNOWN where it is not known; or numbers (n, d), NaN where not.
-        probabilities: (n, k); what is predicted instead, where the outcome is no class.
+        predictions: (n, k); probabilities where the outcome is a class, else what the task predicts.
     """
 
     samples: Sequence[str]
     subjects: Sequence[str]
     outcomes: IntArray | FloatArray
-    probabilities: FloatArray
+    predictions: FloatArray
 
     def __post_init__(self) -> None:
-        if not len(self.samples) == len(self.subjects) == len(self.outcomes) == len(self.probabilities):
+        if not len(self.samples) == len(self.subjects) == len(self.outcomes) == len(self.predictions):
             raise ValueError(
                 f"predictions: the lengths differ ({len(self.samples)} samples, {len(self.subjects)} "
-                f"subjects, {len(self.outcomes)} outcomes, {len(self.probabilities)} probabilities)"
+                f"subjects, {len(self.outcomes)} outcomes, {len(self.predictions)} predictions)"
             )
-        finite = np.isfinite(self.probabilities).all(axis=1)
+        finite = np.isfinite(self.predictions).all(axis=1)
         if not finite.all():
             raise ValueError(
-                f"predictions: sample {self.samples[int(finite.argmin())]} has no finite probability"
+                f"predictions: sample {self.samples[int(finite.argmin())]} has no finite prediction"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectRows:
-    """Predictions of subjects: ids, outcomes (n,) or (n, d), probabilities (n, k), as of samples."""
+    """Predictions of subjects: ids, outcomes (n,) or (n, d), predictions (n, k), as of samples."""
 
     subjects: Sequence[str]
     outcomes: IntArray | FloatArray
-    probabilities: FloatArray
+    predictions: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class FoldSubjects:
         rows = SubjectRows(
             [self.rows.subjects[i] for i in chosen.tolist()],
             self.rows.outcomes[chosen],
-            self.rows.probabilities[chosen],
+            self.rows.predictions[chosen],
         )
         return FoldSubjects(self.repeat, self.fold, rows, self.threshold)
 
@@ -124,7 +124,7 @@ def aggregate_subjects(
         rule: mean_probability; mean_logit, the normalised geometric mean; max_probability, the highest of the
             positive class, for two classes; vote, the share of samples that call each class.
     """
-    n_classes = rows.probabilities.shape[1]
+    n_classes = rows.predictions.shape[1]
     check_sample_rule(rule, n_classes)
     position: dict[str, int] = {}
     index = np.fromiter(
@@ -132,21 +132,21 @@ def aggregate_subjects(
     )
     if rule == "max_probability":
         highest = np.zeros(len(position))
-        np.maximum.at(highest, index, rows.probabilities[:, 1])
-        probabilities = np.stack([1 - highest, highest], axis=1)
+        np.maximum.at(highest, index, rows.predictions[:, 1])
+        predictions = np.stack([1 - highest, highest], axis=1)
     elif rule == "mean_logit":
-        floored = np.log(np.maximum(rows.probabilities, _LOGIT_FLOOR))
+        floored = np.log(np.maximum(rows.predictions, _LOGIT_FLOOR))
         geometric = np.exp(_mean_by(index, floored, len(position)))
-        probabilities = geometric / geometric.sum(axis=1, keepdims=True)
+        predictions = geometric / geometric.sum(axis=1, keepdims=True)
     elif rule == "vote":
         # what rounding tells apart is a tie, and a tie is shared
-        rounded = np.round(rows.probabilities, _DECIMALS)
+        rounded = np.round(rows.predictions, _DECIMALS)
         is_called = (rounded == rounded.max(axis=1, keepdims=True)).astype(np.float64)
-        probabilities = _mean_by(index, is_called / is_called.sum(axis=1, keepdims=True), len(position))
+        predictions = _mean_by(index, is_called / is_called.sum(axis=1, keepdims=True), len(position))
     else:
-        probabilities = _mean_by(index, rows.probabilities, len(position))
+        predictions = _mean_by(index, rows.predictions, len(position))
     known = outcomes_of_subjects(tuple(position), outcomes, rows.outcomes.shape[1:])
-    return SubjectRows(tuple(position), known, _without_noise(probabilities))
+    return SubjectRows(tuple(position), known, _without_noise(predictions))
 
 
 def _without_noise(values: FloatArray) -> FloatArray:

@@ -168,7 +168,7 @@ def _spread(
 
 def _values(fold: FoldSubjects, measures: Measures) -> Mapping[str, float | None]:
     known = fold.select(is_known(fold.rows.outcomes))
-    return evaluate(measures, known.rows.outcomes, known.rows.probabilities, known.threshold)
+    return evaluate(measures, known.rows.outcomes, known.rows.predictions, known.threshold)
 
 
 def _correct(rows: Sequence[Row]) -> list[Row]:

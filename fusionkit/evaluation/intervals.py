@@ -25,8 +25,8 @@ class Estimate:
         low: Lower end of its interval.
         high: Upper end.
         reason: Why there is no value, or no interval.
-        p_value: Of a difference: twice the smaller share of resamples on either side of zero, the sample
-            itself counted among them (Davison and Hinkley 1997, Bootstrap Methods, section 4.4).
+        p_value: Of a difference: twice the smaller share of resamples on either side of zero, the subjects
+            as they are counted among them (Davison and Hinkley 1997, Bootstrap Methods, section 4.4).
     """
 
     value: float | None
@@ -60,7 +60,7 @@ class _Part:
     repeat: int
     index: IntArray
     labels: Outcomes
-    probabilities: FloatArray
+    predictions: FloatArray
     thresholds: FloatArray
 
 
@@ -106,7 +106,7 @@ class _Scored:
         lacking = [metric for metric in metrics if (id(part), metric) not in self._values]
         if lacking:
             found = self.measures.weighted(
-                part.labels, part.probabilities, part.thresholds, self.weights[:, part.index], lacking
+                part.labels, part.predictions, part.thresholds, self.weights[:, part.index], lacking
             )
             self._values |= {(id(part), metric): value for metric, value in found.items()}
         return np.stack([self._values[id(part), metric] for metric in metrics])
@@ -284,7 +284,7 @@ class _Targets:
             rows = fold.rows
             index = np.array([self.position[subject] for subject in rows.subjects], dtype=np.int64)
             thresholds = np.full(len(index), fold.threshold)
-            part = _Part(fold.repeat, index, rows.outcomes, rows.probabilities, thresholds)
+            part = _Part(fold.repeat, index, rows.outcomes, rows.predictions, thresholds)
             self._parts[id(fold)] = fold, part
         return self._parts[id(fold)][1]
 
@@ -299,7 +299,7 @@ class _Targets:
         if key not in self._pools:
             columns = [
                 np.concatenate([getattr(part, name) for part in group])
-                for name in ("index", "labels", "probabilities", "thresholds")
+                for name in ("index", "labels", "predictions", "thresholds")
             ]
             self._pools[key] = _Part(group[0].repeat, *columns)
         return self._pools[key]

@@ -156,7 +156,7 @@ def _threshold(
     rows = aggregate_subjects(fold.validation, outcomes, evaluation.samples)
     known = is_known(rows.outcomes)
     labels = measures.strata(rows.outcomes[known])
-    chosen = choose_threshold(labels, rows.probabilities[known])
+    chosen = choose_threshold(labels, rows.predictions[known])
     if chosen is None:
         reason = measures.why_not("roc_auc", labels, "validation subject")
         return 0.5, f"the threshold stays at 0.5 ({reason})."
@@ -182,7 +182,7 @@ def _as_json(estimate: Estimate) -> dict[str, Any]:
 
 def _fold_entry(fold: FoldSubjects, measures: Measures) -> dict[str, Any]:
     known = fold.select(is_known(fold.rows.outcomes))
-    values = evaluate(measures, known.rows.outcomes, known.rows.probabilities, known.threshold)
+    values = evaluate(measures, known.rows.outcomes, known.rows.predictions, known.threshold)
     reasons = _reasons(values, known.rows.outcomes, measures, "subject")
     return {
         "repeat": fold.repeat,
@@ -215,10 +215,10 @@ def _by_sample(
     reasons = dict.fromkeys(measures.metrics, "not estimable: no sample with a known outcome")
     for group in repeats.values():
         labels = np.concatenate([fold.test.outcomes for fold in group])
-        probabilities = np.concatenate([fold.test.probabilities for fold in group])
+        predictions = np.concatenate([fold.test.predictions for fold in group])
         cuts = np.concatenate([np.full(len(f.test.samples), thresholds[f.repeat, f.fold]) for f in group])
         known = is_known(labels)
-        scored = evaluate(measures, labels[known], probabilities[known], cuts[known])
+        scored = evaluate(measures, labels[known], predictions[known], cuts[known])
         reasons |= _reasons(scored, labels[known], measures, "sample")
         for metric, value in scored.items():
             values[metric] += [] if value is None else [value]
@@ -304,5 +304,5 @@ def write_predictions_csv(
 
 def _rows(measures: Measures, rows: SampleRows | SubjectRows, fold: FoldSubjects) -> Iterator[list[str]]:
     """Yields the subject of each row, its outcome, and what is predicted."""
-    cells = measures.cells(rows.outcomes, rows.probabilities, fold.threshold)
+    cells = measures.cells(rows.outcomes, rows.predictions, fold.threshold)
     return ([subject, *texts] for subject, texts in zip(rows.subjects, cells, strict=True))

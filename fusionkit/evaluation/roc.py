@@ -62,7 +62,7 @@ def _ordered(folds: Sequence[FoldSubjects], place: dict[str, int]) -> tuple[IntA
     known = [fold.select(fold.rows.outcomes != UNKNOWN).rows for fold in folds]
     index = np.array([place[subject] for rows in known for subject in rows.subjects], dtype=np.int64)
     labels = np.concatenate([rows.outcomes for rows in known])
-    scores = np.concatenate([rows.probabilities[:, 1] for rows in known])
+    scores = np.concatenate([rows.predictions[:, 1] for rows in known])
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     return index[order], labels[order], ends

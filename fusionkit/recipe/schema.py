@@ -265,7 +265,7 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class EvaluationNode(Node):
-    """How logits become a subject's probability, and what the report says about it."""
+    """How logits become a subject's prediction, and what the report says about it."""
 
     views: Literal["mean_logit", "mean_probability", "vote"] = "mean_logit"
     """How the views of a sample become one; vote: each class has the share of views that call it."""
@@ -315,7 +315,7 @@ class Recipe(Node):
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Every random choice derives from it."""
     seeds: int = Field(1, ge=1, le=100)
-    """How many initialisations the parts that learn by gradient have; a fold averages their probabilities."""
+    """How many initialisations the parts that learn by gradient have; a fold averages their predictions."""
     source: Use
     """Where the data come from."""
     task: TaskNode = ClassificationNode()

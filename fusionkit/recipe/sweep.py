@@ -103,7 +103,7 @@ class Sweep(Node):
 
 
 @dataclass(frozen=True)
-class Task:
+class SweepExperiment:
     """One experiment of a sweep: a variant with one seed."""
 
     variant: VariantNode
@@ -119,18 +119,18 @@ class LoadedSweep:
         sweep: The file, typed.
         text: The file as given.
         overrides: What the command line changed in every variant.
-        tasks: Every variant with every seed, in the order of the file.
+        experiments: Every variant with every seed, in the order of the file.
     """
 
     sweep: Sweep
     text: str
     overrides: tuple[str, ...]
-    tasks: tuple[Task, ...]
+    experiments: tuple[SweepExperiment, ...]
 
     @property
     def metric(self) -> str:
         """What is compared and drawn."""
-        return self.sweep.metric or SHOWN[self.tasks[0].loaded.recipe.task.kind][0]
+        return self.sweep.metric or SHOWN[self.experiments[0].loaded.recipe.task.kind][0]
 
 
 def is_sweep(path: Path) -> bool:
@@ -169,11 +169,11 @@ def load_sweep(
         findings.raise_all()
         raise
     _check(sweep, findings)
-    tasks, errors = _load_tasks(path, sweep, tree, registry, overrides, data_root)
-    _check_runs(sweep, tasks, findings)
+    experiments, errors = _load_experiments(path, sweep, tree, registry, overrides, data_root)
+    _check_runs(sweep, experiments, findings)
     findings.others += errors
     findings.raise_all()
-    return LoadedSweep(sweep, text, tuple(overrides), tuple(tasks))
+    return LoadedSweep(sweep, text, tuple(overrides), tuple(experiments))
 
 
 def _check(sweep: Sweep, findings: Findings) -> None:
@@ -214,16 +214,16 @@ def _check_variants(sweep: Sweep, findings: Findings) -> None:
                 findings.add(("variants", index, "paper", metric), f"must be from 0 to 1 ({value:g}).")
 
 
-def _load_tasks(
+def _load_experiments(
     path: Path,
     sweep: Sweep,
     tree: dialect.Mapping,
     registry: Registry,
     given: Sequence[str],
     data_root: Path | None,
-) -> tuple[list[Task], list[FusionkitError]]:
+) -> tuple[list[SweepExperiment], list[FusionkitError]]:
     """Loads each variant with each seed; what is wrong in several of them is said once, a recipe's first."""
-    tasks: list[Task] = []
+    experiments: list[SweepExperiment] = []
     errors: dict[str, list[tuple[str, FusionkitError]]] = {}
     for index, variant in enumerate(sweep.variants):
         if variant.base is None and sweep.base is None:
@@ -239,7 +239,7 @@ def _load_tasks(
                 for problem in error.problems:
                     errors.setdefault(problem, []).append((f"{place}: {variant.name}", error))
                 break  # the other seeds fail alike
-            tasks.append(Task(variant, loaded.recipe.seed, loaded))
+            experiments.append(SweepExperiment(variant, loaded.recipe.seed, loaded))
     found = []
     for problem, where in errors.items():
         places = ", ".join(place for place, _ in where)
@@ -248,7 +248,7 @@ def _load_tasks(
             has_place = re.match(r".*\.ya?ml:[0-9]+: ", problem) is not None
             places = "" if has_place else str(path)
         found.append(type(where[0][1])(f"{places}: {problem}" if places else problem))
-    return tasks, sorted(found, key=lambda error: error.exit_code != 3)
+    return experiments, sorted(found, key=lambda error: error.exit_code != 3)
 
 
 def _as_words(overrides: Mapping[str, Any]) -> list[str]:
@@ -256,13 +256,15 @@ def _as_words(overrides: Mapping[str, Any]) -> list[str]:
     return [f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in overrides.items()]
 
 
-def _check_runs(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None:
+def _check_runs(sweep: Sweep, experiments: Sequence[SweepExperiment], findings: Findings) -> None:
     """Checks what can be said only when every variant's recipe is known."""
-    classes = {task.loaded.source.classes for task in tasks if task.loaded.recipe.task.kind in WITH_CLASSES}
+    classes = {
+        one.loaded.source.classes for one in experiments if one.loaded.recipe.task.kind in WITH_CLASSES
+    }
     if len(classes) > 1:
         findings.add(("variants",), f"variants have different classes ({show(sorted(map(list, classes)))}).")
-    _check_tasks(sweep, tasks, findings)
-    by_name = {task.variant.name: task.loaded for task in tasks}
+    _check_tasks(sweep, experiments, findings)
+    by_name = {one.variant.name: one.loaded for one in experiments}
     for index, variant in enumerate(sweep.variants):
         loaded = by_name.get(variant.name)
         if loaded is None:  # why is said elsewhere
@@ -276,9 +278,9 @@ def _check_runs(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None
             _check_curve(sweep.curve, index, variant.model, loaded, findings)
 
 
-def _check_tasks(sweep: Sweep, tasks: Sequence[Task], findings: Findings) -> None:
+def _check_tasks(sweep: Sweep, experiments: Sequence[SweepExperiment], findings: Findings) -> None:
     """Checks that all variants predict the same, and that the sweep's metrics are of that task."""
-    nodes = [task.loaded.recipe.task for task in tasks]
+    nodes = [one.loaded.recipe.task for one in experiments]
     predicted = {(node.kind, *outcome_columns(node).values()) for node in nodes}
     kinds = sorted({node.kind for node in nodes})
     if len(predicted) > 1:

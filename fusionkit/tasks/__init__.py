@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from fusionkit.recipe.task_nodes import (
     ClassificationNode,
@@ -12,6 +13,10 @@ from fusionkit.recipe.task_nodes import (
     SurvivalNode,
 )
 from fusionkit.task import Classification, Task
+from fusionkit.tasks.multi_label import MultiLabel
+from fusionkit.tasks.ordinal import Ordinal
+from fusionkit.tasks.regression import Regression
+from fusionkit.tasks.survival import Survival
 
 
 def make_task(
@@ -24,20 +29,15 @@ def make_task(
         node: The recipe's.
         classes: The source's, for the tasks that predict one of them.
     """
-    if isinstance(node, ClassificationNode):
-        return Classification(classes, node.focal_gamma if node.loss == "focal" else None)
-    if isinstance(node, SurvivalNode):
-        from fusionkit.tasks.survival import Survival
-
-        return Survival(node)
-    if isinstance(node, RegressionNode):
-        from fusionkit.tasks.regression import Regression
-
-        return Regression(node)
-    if isinstance(node, MultiLabelNode):
-        from fusionkit.tasks.multi_label import MultiLabel
-
-        return MultiLabel(node)
-    from fusionkit.tasks.ordinal import Ordinal
-
-    return Ordinal(classes)
+    match node:
+        case ClassificationNode():
+            return Classification(classes, node.focal_gamma if node.loss == "focal" else None)
+        case OrdinalNode():
+            return Ordinal(classes)
+        case MultiLabelNode():
+            return MultiLabel(node)
+        case RegressionNode():
+            return Regression(node)
+        case SurvivalNode():
+            return Survival(node)
+    assert_never(node)

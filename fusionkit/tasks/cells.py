@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fusionkit.specs import read_number
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -21,9 +22,6 @@ LARGEST = 1e100
 """The largest outcome: squares of it, and their sums, stay far from the end of float64; ours."""
 SHOWN = 20
 """Wrong cells that are named one by one."""
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-
-
 NAME_IT = "Name it under task.positive or task.negative, declare the column binary, or blank the cell."
 _NAMED = 5
 """Rows that are named where they say the same."""
@@ -58,10 +56,10 @@ def answers_of(
     return Answers(("1",), ("0",))
 
 
-def read_number(text: str) -> float | str:
-    """Returns a finite number, or what is wrong."""
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not math.isfinite(value):
+def read_outcome(text: str) -> float | str:
+    """Returns a number that can be learned, or what is wrong."""
+    value = read_number(text)
+    if value is None:
         return "not a number"
     if abs(value) > LARGEST or 0 < abs(value) < 1 / LARGEST:
         return f"its size is not from {1 / LARGEST:g} to {LARGEST:g}"
@@ -100,7 +98,7 @@ class OutcomeCells(ABC):
         values, _ = self._read(manifest, rows)
         return values
 
-    def view(self, manifest: Manifest) -> Manifest:
+    def with_groups(self, manifest: Manifest) -> Manifest:
         """Returns the data with each row's group as its outcome, and every cell that is wrong named."""
         manifest.require_columns(self.columns, "task")
         values, wrong = self._read(manifest, range(len(manifest)))

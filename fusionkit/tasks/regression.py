@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusionkit.errors import DataError
 from fusionkit.recipe.task_nodes import RegressionNode
-from fusionkit.tasks.cells import OutcomeCells, read_number
+from fusionkit.tasks.cells import OutcomeCells, read_outcome
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -47,7 +47,7 @@ class Regression(OutcomeCells):
         """Returns the number, and what is wrong with its cell."""
         if texts[0] is None:
             return [math.nan], []
-        value = read_number(texts[0])
+        value = read_outcome(texts[0])
         if isinstance(value, str):
             return [math.nan], [f"{self.node.column}: {value} ('{texts[0]}'). Mend the cell, or blank it."]
         return [value], []

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusionkit.recipe.task_nodes import SurvivalNode
-from fusionkit.task import Unscaled
-from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_number
+from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_outcome
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
 
 
-class Survival(OutcomeCells, Unscaled):
+class Survival(OutcomeCells):
     """Time to an event, or to the end of follow-up; predicted is the log of a hazard.
 
     The likelihood says nothing of where it is zero. So each model's is brought to zero on average over its
@@ -52,7 +51,7 @@ class Survival(OutcomeCells, Unscaled):
         """Returns time and event, and what is wrong with them."""
         if texts[0] is None and texts[1] is None:
             return [math.nan, math.nan], []
-        problems = []
+        values, problems = list[float](), list[str]()
         answers = answers_of(manifest, self.node.event, self.node.positive, self.node.negative)
         for column, text, other in zip(self.columns, texts, reversed(texts), strict=True):
             if text is None:
@@ -61,15 +60,17 @@ class Survival(OutcomeCells, Unscaled):
                     "Fill it in, or blank both."
                 )
                 continue
-            read = read_number(text) if column == self.node.time else answers.read(text)
+            read = read_outcome(text) if column == self.node.time else answers.read(text)
             if column == self.node.time and isinstance(read, float) and read < 0:
                 read = "a time before 0"
             if isinstance(read, str):
                 advice = NAME_IT if column == self.node.event else "Mend the cell, or blank the outcome."
                 problems.append(f"{column}: {read} ('{text}'). {advice}")
+            else:
+                values.append(read)
         if problems:
             return [math.nan, math.nan], problems
-        return [float(str(texts[0])), float(answers.read(str(texts[1])))], []
+        return values, []
 
     def group(self, outcome: Any) -> int:
         """Returns 1 where the event was seen, 0 where the time is censored, -1 where it is not known."""
@@ -85,6 +86,10 @@ class Survival(OutcomeCells, Unscaled):
             logits (n, 1), targets (n, 2) of time and event as float64, for ties, weights (n,) -> ()
         """
         return cox_loss(logits.squeeze(-1), targets[:, 0], targets[:, 1], weights) / len(logits)
+
+    def fitted(self, targets: NDArray[Any]) -> Survival:
+        """Returns itself: its scale is that of what a model says, and known only when all is learned."""
+        return self
 
     def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
         """Returns the mean over training rows."""

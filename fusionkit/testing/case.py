@@ -91,14 +91,14 @@ class Case:
     @cached_property
     def _columns_and_cells(self) -> tuple[Mapping[str, ColumnSpec], Sequence[Cells]]:
         card = cast(EncoderSpec, self.card)
-        if card.samples is None:
+        if card.example_files is None:
             columns: Mapping[str, ColumnSpec] = make_columns(card.reads)
             return columns, make_cells(columns, self.folder)
-        with calling(self.id, "samples"):
-            columns, cells = card.samples(self.config, self.folder)
+        with calling(self.id, "example_files"):
+            columns, cells = card.example_files(self.config, self.folder)
         if len(cells) < LEAST_ROWS:
             raise BreachError(
-                f"{self.id}: `samples` gives {len(cells)} rows. Give at least {LEAST_ROWS} that differ."
+                f"{self.id}: `example_files` gives {len(cells)} rows. Give at least {LEAST_ROWS} that differ."
             )
         return columns, cells
 
@@ -119,9 +119,13 @@ class Case:
         """The rows of cells of an encoder; raises DoesNotApplyError where the kit cannot make them."""
         columns, cells = self._columns_and_cells
         reads_files = any(spec.kind == "file" for spec in columns.values())
-        is_known = cast(EncoderSpec, self.card).samples is not None or isinstance(self.input_spec, ImageInput)
+        is_known = cast(EncoderSpec, self.card).example_files is not None or isinstance(
+            self.input_spec, ImageInput
+        )
         if reads_files and not is_known:
-            raise DoesNotApplyError("it reads files that are no pictures, and its card has no `samples`")
+            raise DoesNotApplyError(
+                "it reads files that are no pictures, and its card has no `example_files`"
+            )
         return cells
 
     @cached_property

@@ -33,7 +33,7 @@ def check_manifest(case: Case) -> None:
     """`read` gives a manifest as declared: schema, classes, `simulated`; unique samples, known outcomes."""
     source, manifest = _read(case)
     require(case, isinstance(manifest, Manifest), f"`read` gives {type(manifest).__name__}, no Manifest.")
-    require(case, not manifest.problems, f"finds fault with its own samples ({manifest.problems[:1]}).")
+    require(case, not manifest.problems, f"finds fault with its own example files ({manifest.problems[:1]}).")
     declared = dict(source.schema), source.classes, source.simulated
     found = dict(manifest.schema), manifest.classes, manifest.is_simulated
     require(
@@ -62,17 +62,17 @@ def check_read_is_repeatable(case: Case) -> None:
 def _read(case: Case, cache: str = "cache", workers: int = 1) -> tuple[Any, Any]:
     card, root = cast(SourceSpec, case.card), case.folder / "data"
     root.mkdir(exist_ok=True)
-    if card.samples is not None:
-        with calling(case.id, "samples"):
-            card.samples(case.config, root)
+    if card.example_files is not None:
+        with calling(case.id, "example_files"):
+            card.example_files(case.config, root)
     source = case.build(config=resolve_files(case.config, root))
     try:
         with calling(case.id, "read"):
             return source, source.read(SourceContext(root, _made(case.folder / cache), workers))
     except DataError as error:
-        if card.samples is None:
-            raise DoesNotApplyError("its data are not here, and its card has no `samples`") from None
-        raise BreachError(f"{case.id}: cannot read its own samples ({error.problems[0]})") from error
+        if card.example_files is None:
+            raise DoesNotApplyError("its data are not here, and its card has no `example_files`") from None
+        raise BreachError(f"{case.id}: cannot read its own example files ({error.problems[0]})") from error
 
 
 def _made(folder: Path) -> Path:

@@ -22,10 +22,10 @@ import json, os, sys
 lifeline, channel = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(2, 1)
-task = json.loads(lifeline.readline())
-sys.path[:] = task["path"]
+assignment = json.loads(lifeline.readline())
+sys.path[:] = assignment["path"]
 from importlib import import_module
-import_module(task["program"]).main(task, lifeline, channel)
+import_module(assignment["program"]).main(assignment, lifeline, channel)
 """
 """Imports the same code as here, wherever one stands: `-m` would look into the current folder first."""
 SECONDS_TO_HEAR = 5.0
@@ -38,16 +38,16 @@ class Jobs:
     """Further processes at work; each ends when this one does, however that happens.
 
     Args:
-        tasks: What each is told, as JSON values: one process per task.
+        assignments: What each is told, as JSON values: one process per assignment.
         tell: Is told what happens in them; called from other threads.
     """
 
-    def __init__(self, tasks: list[Mapping[str, Any]], tell: Tell) -> None:
+    def __init__(self, assignments: list[Mapping[str, Any]], tell: Tell) -> None:
         self._tell = tell
         self._is_stopping = False
         self.computed = 0
         self.error: Exception | None = None
-        self._processes = [self._start(task) for task in tasks]
+        self._processes = [self._start(assignment) for assignment in assignments]
         self._listeners = [
             threading.Thread(target=self._listen, args=(number, process), daemon=True)
             for number, process in enumerate(self._processes, 2)  # this process is the first
@@ -55,7 +55,7 @@ class Jobs:
         for listener in self._listeners:
             listener.start()
 
-    def _start(self, task: Mapping[str, Any]) -> subprocess.Popen[str]:
+    def _start(self, assignment: Mapping[str, Any]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT],
             stdin=subprocess.PIPE,
@@ -66,7 +66,7 @@ class Jobs:
         )
         assert process.stdin is not None
         # the pipe stays open: its end is how a process learns that this one is gone
-        process.stdin.write(json.dumps({"program": PROGRAM, "path": sys.path, **task}) + "\n")
+        process.stdin.write(json.dumps({"program": PROGRAM, "path": sys.path, **assignment}) + "\n")
         process.stdin.flush()
         return process
 
@@ -122,9 +122,9 @@ def work_through(items: Sequence[ItemT], is_done: Callable[[ItemT], bool]) -> No
 
 
 @contextlib.contextmanager
-def side_by_side(tasks: list[Mapping[str, Any]], tell: Tell) -> Iterator[Jobs]:
+def side_by_side(assignments: list[Mapping[str, Any]], tell: Tell) -> Iterator[Jobs]:
     """Runs jobs while the block runs; raises what telling of them has raised."""
-    jobs = Jobs(tasks, tell)
+    jobs = Jobs(assignments, tell)
     try:
         yield jobs
     finally:

@@ -310,8 +310,8 @@ def link(experiment: Experiment, logits: NDArray[Any], views: str) -> NDArray[np
     values = torch.from_numpy(logits).double()
     if views == "mean_logit":
         return experiment.task.link(values.mean(1)).numpy()
-    probabilities = experiment.task.link(values)
+    predictions = experiment.task.link(values)
     if views == "vote":
-        is_called = (probabilities == probabilities.amax(-1, keepdim=True)).double()
-        probabilities = is_called / is_called.sum(-1, keepdim=True)
-    return probabilities.mean(1).numpy()
+        is_called = (predictions == predictions.amax(-1, keepdim=True)).double()
+        predictions = is_called / is_called.sum(-1, keepdim=True)
+    return predictions.mean(1).numpy()

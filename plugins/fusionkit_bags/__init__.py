@@ -130,7 +130,7 @@ VECTOR_BAG = EncoderSpec(
         VectorBagConfig(width=6, hidden=4, max_tiles=5),
         VectorBagConfig(width=6, pooling="max", embed=4),
     ),
-    samples=_vector_samples,
+    example_files=_vector_samples,
 )
 
 IMAGE_BAG = EncoderSpec(
@@ -146,7 +146,7 @@ IMAGE_BAG = EncoderSpec(
         ImageBagConfig(hidden=4, input=ImageOptions(size=16)),
         ImageBagConfig(network="test_resnet", pooling="mean", input=ImageOptions(size=32)),
     ),
-    samples=_image_samples,
+    example_files=_image_samples,
 )
 
 

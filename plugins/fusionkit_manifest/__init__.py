@@ -87,7 +87,7 @@ def _build(config: ManifestOptions) -> Source:
     return ManifestSource(config)
 
 
-def _samples(config: ManifestOptions, data_root: Path) -> None:
+def _example_files(config: ManifestOptions, data_root: Path) -> None:
     """Writes the table of the example, for the conformance kit."""
     rows = ["patient,image,age,diagnosis"]
     rows += [f"p{row // 2},{row}.png,{40 + row},{('benign', 'malignant')[row % 2]}" for row in range(6)]
@@ -113,6 +113,6 @@ def fusionkit_components() -> Sequence[SourceSpec]:
                 ),
             ),
             build=_build,
-            samples=_samples,
+            example_files=_example_files,
         ),
     )

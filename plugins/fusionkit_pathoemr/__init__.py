@@ -74,7 +74,7 @@ def fusionkit_components() -> Sequence[SourceSpec]:
             config=PathoemrOptions,
             examples=(PathoemrOptions(),),
             build=_build_released,
-            samples=_write_released,
+            example_files=_write_released,
         ),
         SourceSpec(
             name="pathoemr_sample",

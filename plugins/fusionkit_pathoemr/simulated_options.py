@@ -66,7 +66,7 @@ class FieldOptions(ComponentConfig):
             raise ValueError("a category has no large values: leave `missing_slope` out")
 
 
-class ImageOptions(ComponentConfig):
+class LesionOptions(ComponentConfig):
     """Images of a round surface with a lesion, which is larger, whiter and sharper with a higher latent."""
 
     shows: str
@@ -140,7 +140,7 @@ class SimulatedOptions(ComponentConfig):
     """The outcome is a time to an event; or `classes`."""
     record: Mapping[str, FieldOptions] = Field(default_factory=dict)
     """Field -> what it is."""
-    image: ImageOptions | None = None
+    image: LesionOptions | None = None
     """The column `image`; null for none."""
     vectors: VectorOptions | None = None
     """The column `vectors`, a file of numbers; null for none."""

@@ -40,10 +40,10 @@ def _build(config: VectorsConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
     return Vectors(config, columns)
 
 
-def _samples(config: VectorsConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
-    from fusionkit_vectors.samples import write_samples
+def _example_files(config: VectorsConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+    from fusionkit_vectors.example_files import write_example_files
 
-    return write_samples(config, folder)
+    return write_example_files(config, folder)
 
 
 VECTORS = EncoderSpec(
@@ -56,7 +56,7 @@ VECTORS = EncoderSpec(
     learns="nothing",
     emits_missing=lambda config: config.missing == "keep",
     examples=(VectorsConfig(width=8), VectorsConfig(width=4, missing="keep")),
-    samples=_samples,
+    example_files=_example_files,
 )
 
 

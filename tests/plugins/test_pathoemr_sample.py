@@ -137,6 +137,19 @@ def test_its_images_are_the_same_pixels_as_ever(tmp_path):
     assert total.hexdigest() == "b1b4e25db609e19a3849c01760cd33ed88c64056d3875f389870b24bbffdcda8"
 
 
+def test_all_modules_that_decide_on_the_bytes_are_part_of_the_address():
+    # no file shows what the schema says of records, and options are in the address by themselves
+    others = {"options", "schema", "simulated_options"}
+    found, waiting = set(others), ["sample", "simulated"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            text = (Path(files.__file__).parent / f"{name}.py").read_text()
+            waiting += re.findall(r"\bfusionkit_pathoemr(?:\.| import )(\w+)", text)
+    assert [f"{name}.py" for name in sorted(found - others)] == list(files.GENERATOR)
+
+
 def test_growing_the_cohort_changes_no_patient_that_is_there(tmp_path):
     few, many = read(tmp_path / "a"), read(tmp_path / "b", patients=9, fresh_patients=3, images_per_patient=3)
     assert digests(few).items() <= digests(many).items()

@@ -67,7 +67,7 @@ def test_with_slides_the_card_keeps_the_whole_contract():
         paths = [paint(folder / f"{row}.tiff", colour, row) for row, colour in enumerate(colours)]
         return COLUMNS, [{"slide": path} for path in paths]
 
-    card = replace(CARD, samples=samples)
+    card = replace(CARD, example_files=samples)
     found = {check.name: check.look(case) for case, check in pair(card)}
     assert {name: said for name, said in found.items() if said[0] == "fail"} == {}
     assert found["check_tokens"][0] == found["check_content_key"][0] == "pass"

@@ -96,7 +96,7 @@ def test_every_family_learns_is_saved_and_answers_the_same_when_it_is_loaded_aga
     learned = open_run(result.folder, registry, tmp_path)
     manifest = read_rows(learned, tmp_path / "study" / "rows.csv", None, None, "utf-8")
     answers = predict(learned, manifest, again, lambda name, data: None)
-    after = {f"row{place + 1}": row.probabilities[1] for place, row in enumerate(answers.rows)}
+    after = {f"row{place + 1}": row.predictions[1] for place, row in enumerate(answers.rows)}
     shutil.rmtree(tmp_path)  # tens of megabytes for each family
     assert np.isfinite(list(after.values())).all()
     np.testing.assert_allclose([after[name] for name in before], list(before.values()), atol=1e-5)

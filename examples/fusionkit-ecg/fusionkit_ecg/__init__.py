@@ -28,7 +28,7 @@ def _build(config: EcgConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:
     return EcgEncoder(config, columns)
 
 
-def _samples(config: EcgConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+def _example_files(config: EcgConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
     """Writes six small recordings and returns their column and rows, for `fusionkit check`."""
     import numpy as np
 
@@ -53,6 +53,6 @@ def fusionkit_components() -> Sequence[EncoderSpec]:
             examples=(EcgConfig(leads=2, length=64, width=4), EcgConfig(leads=1, length=128, width=8)),
             build=_build,
             reads=("file",),
-            samples=_samples,
+            example_files=_example_files,
         )
     ]

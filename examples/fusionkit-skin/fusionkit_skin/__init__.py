@@ -44,7 +44,7 @@ def _build_head(config: ExpertsConfig, input_dims: Mapping[str, int], output_dim
     return ProductOfExperts(config, input_dims, output_dim)
 
 
-def write_samples(config: SkinConfig, data_root: Path, n_lesions: int = 12) -> None:
+def write_example_files(config: SkinConfig, data_root: Path, n_lesions: int = 12) -> None:
     """Writes SIMULATED lesions as the source reads them: discs whose size and colour follow the class."""
     import numpy as np
     from PIL import Image
@@ -77,7 +77,7 @@ def fusionkit_components() -> Sequence[SourceSpec | HeadSpec]:
             config=SkinConfig,
             examples=(SkinConfig(simulated=True),),
             build=_build_source,
-            samples=write_samples,
+            example_files=write_example_files,
         ),
         HeadSpec(
             name="product_of_experts",

@@ -30,7 +30,7 @@ def _build(config: MyEncoderConfig, columns: Mapping[str, ColumnSpec]) -> Encode
     return MyEncoder(config, columns)
 
 
-def _samples(config: MyEncoderConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+def _example_files(config: MyEncoderConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
     """Writes six small files and returns their column and rows, for `fusionkit check`."""
     import numpy as np
 
@@ -54,6 +54,6 @@ def fusionkit_components() -> Sequence[EncoderSpec]:
             examples=(MyEncoderConfig(length=32, width=4),),  # yours: small, so that the checks are quick
             build=_build,
             reads=("file",),
-            samples=_samples,
+            example_files=_example_files,
         )
     ]

@@ -1,6 +1,6 @@
 """A source that reads one JSON file per patient: its card. What is heavy is imported inside.
 
-Two places are yours, each with a comment `yours`: the options, the samples and the card here, and how
+Two places are yours, each with a comment `yours`: the options, the example files and the card here, and how
 rows are read in rows.py.
 """
 
@@ -27,7 +27,7 @@ def _build(config: MySourceConfig) -> Source:
     return MySource(config)
 
 
-def write_samples(config: MySourceConfig, data_root: Path, n_patients: int = 8) -> None:
+def write_example_files(config: MySourceConfig, data_root: Path, n_patients: int = 8) -> None:
     """Writes simulated patients as the source reads them, for `fusionkit check` and for recipe.yaml."""
     import numpy as np
     from PIL import Image
@@ -56,6 +56,6 @@ def fusionkit_components() -> Sequence[SourceSpec]:
             config=MySourceConfig,
             examples=(MySourceConfig(),),
             build=_build,
-            samples=write_samples,
+            example_files=write_example_files,
         )
     ]

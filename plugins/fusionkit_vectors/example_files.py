@@ -11,7 +11,7 @@ from fusionkit import Cells, ColumnSpec
 from fusionkit_vectors import VectorsConfig
 
 
-def write_samples(config: VectorsConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+def write_example_files(config: VectorsConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
     """Writes six vectors; returns columns and rows."""
     rows: list[Cells] = []
     for number in range(6):
