@@ -24,12 +24,12 @@ POINTS = 0.05
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_1000_patients_come_near_the_ceilings_on_2000_fresh_ones(tmp_path):
-    from fusionkit_pathoemr.cohort import ceilings
+    from fusionkit_pathoemr.cohort import bayes_ceilings
 
     registry = Registry.discover()
     places = Places(tmp_path / "data", tmp_path / "store", tmp_path / "runs")
     report = run(load_recipe(RECIPE, registry, LARGE), registry, places, lambda name, data: None).report
-    best = {name: ceiling["accuracy"] for name, ceiling in ceilings(200_000, seed=1).items()}
+    best = {name: ceiling["accuracy"] for name, ceiling in bayes_ceilings(200_000, seed=1).items()}
     reached = {name: model["subject"]["accuracy"]["value"] for name, model in report["models"].items()}
     print("ceilings", best, "reached", reached)
     assert reached["emr"] == pytest.approx(best["record"], abs=POINTS)

@@ -120,7 +120,7 @@ def posterior(codes: Codes | None = None, image_latent: Array | None = None) -> 
     return np.asarray(joint[1] / joint.sum(axis=0))
 
 
-def ceilings(n: int = 200_000, seed: int = 0) -> dict[str, dict[str, float]]:
+def bayes_ceilings(n: int = 200_000, seed: int = 0) -> dict[str, dict[str, float]]:
     """Returns accuracy (at threshold .5) and AUC of the three Bayes rules, by simulating n patients.
 
     No method that sees the same modality can do better on average.

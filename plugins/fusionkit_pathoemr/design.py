@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GROUPS = {"S": "train", "F": "test"}
-"""First letter of a subject's name -> its split."""
+"""What the names of a group's subjects begin with -> its split."""
 
 
 class Style(Protocol):
@@ -120,6 +120,7 @@ class SimulatedSubject:
 
     Args:
         name: S0001 in the cohort itself, F0001 among the fresh ones.
+        split: train in the cohort itself, test among the fresh ones.
         truth: Outcome and latents.
         record: Column -> text, None where blanked.
         samples: One per sample: its name, its key and its zoom; what a file of it shows is set per column.
@@ -127,6 +128,7 @@ class SimulatedSubject:
     """
 
     name: str
+    split: str
     truth: Truth
     record: Mapping[str, str | None]
     samples: tuple[str, ...]
@@ -152,6 +154,7 @@ def _draw_subject(design: Design, group: str, index: int) -> SimulatedSubject:
     count = int(np.random.default_rng([*key, 2]).integers(design.per_subject[0], design.per_subject[1] + 1))
     return SimulatedSubject(
         name=name,
+        split=GROUPS[group],
         truth=truth,
         record={
             column: None if chance < share else text
@@ -190,7 +193,7 @@ def make_manifest(design: Design, schema: Mapping[str, ColumnSpec], context: Sou
         cells["magnification"] = [f"{zoom}00x" for zoom in zooms]
     for column in subjects[0].truth.cells:
         cells[column] = [subject.truth.cells[column] for subject, _ in rows]
-    cells["split"] = [GROUPS[subject.name[0]] for subject, _ in rows]
+    cells["split"] = [subject.split for subject, _ in rows]
     outcomes = [subject.truth.outcome for subject, _ in rows]
     return Manifest(
         samples=[f"simulated_{subject.samples[i]}" for subject, i in rows],

@@ -5,7 +5,8 @@
     class   : P(class above the k-th) = logistic(eta - cut_k), cuts such that the shares are right
     or time : Weibull of hazard proportional to exp(eta), censored at an even time of follow-up
 
-An image, the vectors and each field of the record show one latent each. `ceilings` says what can be reached.
+An image, the vectors and each field of the record show one latent each. `latent_ceilings` says what can be
+reached.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def _draw_time(
     return (options.event if died else "censored"), cells
 
 
-def ceilings(options: SimulatedOptions) -> dict[str, float]:
+def latent_ceilings(options: SimulatedOptions) -> dict[str, float]:
     """Returns what the true predictor reaches on the fresh subjects (where there are none, on all).
 
     `all`: with every latent known; `image`, `vectors`, `record`: with those known that it shows, as if read
@@ -179,7 +180,7 @@ def ceilings(options: SimulatedOptions) -> dict[str, float]:
     from fusionkit_pathoemr.design import draw_subjects
 
     drawn = draw_subjects(design_of(options))
-    subjects = [each for each in drawn if each.name[0] == "F"] or drawn
+    subjects = [each for each in drawn if each.split == "test"] or drawn
     seen: dict[str, set[str] | None] = {"all": None, **options.seen}
     return {name: _concordance(options, subjects, latents) for name, latents in seen.items()}
 

@@ -72,7 +72,7 @@ def test_every_field_has_a_model_with_as_many_codes():
 
 
 def test_ceilings_are_the_calibrated_ones():
-    found = cohort.ceilings(50_000, seed=5)
+    found = cohort.bayes_ceilings(50_000, seed=5)
     assert found["record"]["accuracy"] == pytest.approx(0.79, abs=0.01)
     assert found["image"]["accuracy"] == pytest.approx(0.84, abs=0.01)
     assert found["both"]["accuracy"] == pytest.approx(0.92, abs=0.01)

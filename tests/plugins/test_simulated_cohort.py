@@ -21,7 +21,7 @@ from fusionkit_pathoemr import fusionkit_components
 from fusionkit_pathoemr.design import draw_subjects
 from fusionkit_pathoemr.lesion import LesionStyle
 from fusionkit_pathoemr.profile import ProfileStyle
-from fusionkit_pathoemr.simulated import ceilings, design_of
+from fusionkit_pathoemr.simulated import design_of, latent_ceilings
 from fusionkit_pathoemr.simulated_options import SimulatedOptions
 
 SMALL = {
@@ -242,7 +242,7 @@ def test_the_ceiling_of_two_classes_is_the_auc_of_the_true_predictor_on_the_fres
     fresh = [subject for subject in draw_subjects(design_of(chosen)) if subject.name[0] == "F"]
     lesion, risk = latents_of(fresh, "lesion"), latents_of(fresh, "risk")
     y = [subject.truth.outcome == "high" for subject in fresh]
-    assert ceilings(chosen) == pytest.approx(
+    assert latent_ceilings(chosen) == pytest.approx(
         {
             "all": roc_auc_score(y, 1.5 * lesion + risk),
             "image": roc_auc_score(y, lesion),
@@ -263,7 +263,7 @@ def test_the_ceiling_of_survival_is_harrells_concordance():
         eta = [1.5 * each.truth.latents["lesion"] + each.truth.latents["risk"] for each in (first, second)]
         total += 1
         right += eta[0] > eta[1]
-    assert ceilings(chosen)["all"] == pytest.approx(right / total)
+    assert latent_ceilings(chosen)["all"] == pytest.approx(right / total)
     assert 0.75 < right / total < 0.95
 
 
@@ -299,7 +299,7 @@ def test_the_survival_recipe_runs_and_says_that_it_is_simulated(tmp_path):
 )
 def test_a_recipe_comes_near_its_ceilings_and_fusion_adds_to_each_modality(tmp_path, name, metric, shown):
     loaded, report = run_recipe(name, tmp_path)
-    best = ceilings(loaded.source.options)
+    best = latent_ceilings(loaded.source.options)
     reached = {model: each["subject"][metric]["value"] for model, each in report["models"].items()}
     print("ceilings", best, "reached", reached)
     for model, seen in {"fused": "all", **shown}.items():
