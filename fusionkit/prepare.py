@@ -90,8 +90,12 @@ def prepare(
     """
     prepared = examine(loaded, places, tell, waits=waits, fetches=fetches, manifest=manifest)
     audit = prepared.audit
-    # without weights nothing can be computed or planned
-    unseen = [found for found in audit.warnings if found.check == FETCH]
+    # without weights nothing can be planned; only `--dry-run` asks for a plan that fetches none
+    unseen = [
+        replace(found, message=f"{found.message} Without them nothing can be planned: leave --dry-run out.")
+        for found in audit.warnings
+        if found.check == FETCH
+    ]
     replace(audit, errors=[*audit.errors, *unseen]).raise_errors()
     return prepared
 

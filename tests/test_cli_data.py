@@ -409,7 +409,10 @@ def test_without_weights_that_a_run_would_fetch_nothing_is_planned(study, capsys
     code, out, err = call(capsys, "run", "--dry-run", "study.yaml", FETCHED)
     assert (code, out) == (4, "")
     outside = "sample s05 (subject p02): age: outside its range ('400'). Allowed: 0 to 120 years."
-    assert err == f"error: {outside}\nerror: {NOT_HERE}\n"
+    assert (
+        err
+        == f"error: {outside}\nerror: {NOT_HERE} Without them nothing can be planned: leave --dry-run out.\n"
+    )
     assert list((study / "hub").rglob("*.pth*")) == []
 
 
