@@ -197,13 +197,20 @@ def _idle(recipe: Recipe, readers: Mapping[str, ModalityReader], folds: Sequence
 
 def _read(loaded: LoadedRecipe, places: Places, workers: int, tell: Tell) -> Manifest:
     tell("reading", {"source": loaded.source_plan.use})
-    return read_manifest(loaded, places, workers)
+    return read_manifest(loaded, places, workers, tell)
 
 
-def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
-    """Reads the recipe's source."""
-    context = SourceContext(places.data, places.store / "sources", workers)
-    with calling("source", f"read of {loaded.source_plan.use}", OSError):  # a disk that refuses is no mistake
+def read_manifest(
+    loaded: LoadedRecipe, places: Places, workers: int, tell: Tell = lambda name, data: None
+) -> Manifest:
+    """Reads the recipe's source, which may make its files first."""
+    source = loaded.source_plan.use
+
+    def tell_files(done: int, total: int) -> None:
+        tell("making_files", {"source": source, "done": done, "total": total})
+
+    context = SourceContext(places.data, places.store / "sources", workers, tell_files)
+    with calling("source", f"read of {source}", OSError):  # a disk that refuses is no mistake
         return loaded.source.read(context)
 
 

@@ -238,9 +238,8 @@ class Worker:
         key = _source_key(loaded)
         if key not in self._manifests:
             self._manifests.clear()  # one at a time: in the file's order, the next mostly has the same
-            self._manifests[key] = read_manifest(
-                loaded, self.places, choose_device(loaded.recipe.training).threads
-            )
+            threads = choose_device(loaded.recipe.training).threads
+            self._manifests[key] = read_manifest(loaded, self.places, threads, self.tell)
         return self._manifests[key]
 
     def address(self, label: str) -> str:
