@@ -88,15 +88,23 @@ def prepare(
         fetches: Whether an encoder may fetch its weights from the network.
         manifest: The data, where they have been read.
     """
-    prepared = examine(loaded, places, tell, waits=waits, fetches=fetches, manifest=manifest)
+    manifest = manifest or _read(loaded, places, tell)
+    # what the audit knows without weights is said before any are fetched
+    prepared = examine(loaded, places, tell, waits=waits, fetches=False, manifest=manifest)
     audit = prepared.audit
-    # without weights nothing can be planned; only `--dry-run` asks for a plan that fetches none
-    unseen = [
-        replace(found, message=f"{found.message} Without them nothing can be planned: leave --dry-run out.")
-        for found in audit.warnings
-        if found.check == FETCH
-    ]
-    replace(audit, errors=[*audit.errors, *unseen]).raise_errors()
+    unseen = [found for found in audit.warnings if found.check == FETCH]
+    known = [found.message for found in audit.warnings if found.check != FETCH]
+    if not fetches:  # only `--dry-run` asks for a plan that fetches none
+        cure = "Without them nothing can be planned: leave --dry-run out."
+        more = [replace(found, message=f"{found.message} {cure}") for found in unseen]
+        audit = replace(audit, errors=[*audit.errors, *more])
+    tell("audited", {"errors": audit.problems(), "warnings": known})
+    audit.raise_errors()
+    if unseen:
+        prepared = examine(loaded, places, tell, waits=waits, fetches=True, manifest=manifest)
+        prepared.audit.raise_errors()
+    for experiment in prepared.variants.values():
+        experiment.factory.fetches = fetches
     return prepared
 
 
@@ -112,7 +120,7 @@ def examine(
     """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
     device = choose_device(recipe.training, n_jobs=recipe.n_jobs)
-    manifest = manifest or _read(loaded, places, device.threads, tell)
+    manifest = manifest or _read(loaded, places, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
     task = make_task(recipe.task, manifest.classes)
     manifest = task.view(manifest)
@@ -157,7 +165,6 @@ def examine(
     audit = replace(
         audit, errors=errors, warnings=warnings + ([] if errors else _idle(recipe, readers, folds))
     )
-    tell("audited", {"errors": audit.problems(), "warnings": [found.message for found in audit.warnings]})
     return Prepared(variants, folds, outcomes, audit)
 
 
@@ -195,9 +202,10 @@ def _idle(recipe: Recipe, readers: Mapping[str, ModalityReader], folds: Sequence
     return [Finding("absence", sentence) for sentence in found]
 
 
-def _read(loaded: LoadedRecipe, places: Places, workers: int, tell: Tell) -> Manifest:
+def _read(loaded: LoadedRecipe, places: Places, tell: Tell) -> Manifest:
     tell("reading", {"source": loaded.source_plan.use})
-    return read_manifest(loaded, places, workers, tell)
+    threads = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs).threads
+    return read_manifest(loaded, places, threads, tell)
 
 
 def read_manifest(
