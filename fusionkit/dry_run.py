@@ -1,8 +1,10 @@
-"""What a run would compute, what the store already holds, and a rough cost; computes no stage."""
+"""What a run or sweep would compute, what the store already holds, and a rough cost; computes no stage."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,29 @@ import torch
 
 from fusionkit.data.batches import make_units
 from fusionkit.data.splits import Fold
+from fusionkit.errors import FusionkitError, ResourceError
 from fusionkit.interfaces import Tell
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import LoopOptions
 from fusionkit.store import using
+from fusionkit.sweep import Worker
 from fusionkit.training.experiment import Experiment, Feed, Origin
 from fusionkit.training.stages import Plan, Step
 
 PROBE_ROWS = 32
 TRAINING_COST = 3.0
 """A training pass costs about three forward passes."""
+Features = dict[tuple[str, str], set[bytes]]
+"""Of each modality and frozen prefix: the keys of rows that the store lacks."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep would compute, as JSON values, and which experiments could not be planned, and why."""
+
+    work: dict[str, Any]
+    failures: Mapping[str, FusionkitError]
 
 
 def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
@@ -31,16 +45,10 @@ def plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any
 
 def _plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, Any]:
     prepared = prepare(loaded, places, tell, fetches=False)
-    steps: dict[str, Step] = {}
-    features: dict[tuple[str, str], set[bytes]] = {}
-    for name, fold, _, plan in plan_all(prepared):
-        experiment = prepared.variants[name]
-        steps |= {step.address: step for step in plan.steps}
-        _add_missing_features(experiment, plan, fold, features)
+    features: Features = {}
+    steps = _steps(prepared, features)
     todo = {address: step for address, step in steps.items() if not prepared.main.store.has(address)}
-    encoded: dict[str, int] = {}
-    for (modality, _), keys in features.items():
-        encoded[modality] = encoded.get(modality, 0) + len(keys)
+    encoded = _n_rows(features)
     return {
         "recipe": loaded.recipe.name,
         "subjects": len(set(prepared.main.manifest.subjects)),
@@ -48,20 +56,68 @@ def _plan_work(loaded: LoadedRecipe, places: Places, tell: Tell) -> dict[str, An
         "folds": len(prepared.folds),
         "models": list(prepared.variants),
         "steps": [_describe(step, address in todo) for address, step in steps.items()],
-        "features": {modality: count for modality, count in encoded.items() if count},
+        "features": encoded,
         "seconds": round(_seconds(prepared, list(todo.values()), encoded), 1),
         "device": vars(prepared.main.device),
     }
 
 
-def _add_missing_features(
-    experiment: Experiment, plan: Plan, fold: Fold, features: dict[tuple[str, str], set[bytes]]
-) -> None:
+def plan_sweep(recipes: Mapping[str, LoadedRecipe], places: Places, tell: Tell) -> SweepPlan:
+    """Plans the experiments of a sweep that the store has no result of, and says what they share."""
+    with using(places.store):
+        worker = Worker(recipes, places, tell)
+        missing = set(worker.missing())
+        features: Features = {}
+        seen: dict[str, str] = {}  # address of a result -> the first experiment that has it
+        stored: dict[str, bool] = {}  # address of a step -> whether the store has it
+        entries: list[dict[str, Any]] = []
+        for label in recipes:
+            if label in worker.failures:
+                continue
+            first = seen.setdefault(worker.address(label), label)
+            entry: dict[str, Any] = {"experiment": label, "stored": label not in missing}
+            if label in missing and first != label:
+                entry["same_as"] = first
+            elif label in missing:
+                try:
+                    steps = _steps(worker.prepare(label, tell, fetches=False), features)
+                except ResourceError:
+                    raise
+                except FusionkitError as error:
+                    worker.failures[label] = error
+                    continue
+                shared = len(steps.keys() & stored.keys())
+                new = {address: worker.store.has(address) for address in steps.keys() - stored.keys()}
+                stored |= new
+                counts = {"stored": sum(new.values()), "to_compute": len(new) - sum(new.values())}
+                entry["steps"] = {"all": len(steps), "of_others": shared, **counts}
+            entries.append(entry)
+    return SweepPlan({"experiments": entries, "features": _n_rows(features)}, worker.failures)
+
+
+def _steps(prepared: Prepared, features: Features) -> dict[str, Step]:
+    """Returns the steps of every model by address, and adds the features that they lack."""
+    steps: dict[str, Step] = {}
+    for name, fold, _, plan in plan_all(prepared):
+        steps |= {step.address: step for step in plan.steps}
+        _add_missing_features(prepared.variants[name], plan, fold, features)
+    return steps
+
+
+def _n_rows(features: Features) -> dict[str, int]:
+    """Returns how many rows of each modality are to encode, where any are."""
+    encoded: dict[str, int] = {}
+    for (modality, _), keys in features.items():
+        encoded[modality] = encoded.get(modality, 0) + len(keys)
+    return {modality: count for modality, count in encoded.items() if count}
+
+
+def _add_missing_features(experiment: Experiment, plan: Plan, fold: Fold, features: Features) -> None:
     for name in Feed(experiment, plan.origins).stored:
         reader = experiment.reader(name)
         origin = plan.origins[f"{name}.encoder"]
         table = experiment.table(name, origin)
-        found = features.setdefault((name, origin.address), set())
+        found = features.setdefault((name, table.folder.name), set())
         for rows, training in ((fold.train, True), ((*fold.validation, *fold.test), False)):
             present = [row for row in rows if reader.key(row)]
             n_draws = experiment.n_draws([name]) if training else 1
@@ -102,7 +158,7 @@ def _rows_per_second(experiment: Experiment, modality: str) -> float:
 
 
 def _seconds(prepared: Prepared, todo: list[Step], encoded: dict[str, int]) -> float:
-    if not todo and not any(encoded.values()):
+    if not todo and not encoded:
         return 0.0
     speeds = {name: _rows_per_second(prepared.main, name) for name in prepared.main.modalities}
     total = sum(count / speeds[modality] for modality, count in encoded.items())
@@ -134,12 +190,40 @@ def plan_text(work: dict[str, Any]) -> str:
     lines += [
         f"  features of {name}: {_count(count, 'row')} to encode" for name, count in work["features"].items()
     ]
-    if todo or work["features"]:
+    if not (todo or work["features"]):
+        lines.append("There is nothing to compute.")
+    elif round(work["seconds"]):  # what a head or a record costs is not measured
         lines.append(
             f"Rough cost of the encoders: {_duration(work['seconds'])}; heads and records add to it."
         )
-    else:
-        lines.append("There is nothing to compute.")
+    return "\n".join(lines)
+
+
+def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
+    """Returns what a sweep would compute, in plain words."""
+    entries = work["experiments"]
+    stored = sum(entry["stored"] for entry in entries)
+    lines = [
+        f"{name}: {_count(len(entries), 'experiment')}: {stored} in the store, "
+        f"{len(entries) - stored} to compute."
+    ]
+    for entry in entries:
+        counts = entry.get("steps")
+        if counts is None:
+            same = f"the same experiment as {entry['same_as']}" if "same_as" in entry else "in the store"
+            lines.append(f"  {entry['experiment']}: {same}")
+            continue
+        lines.append(
+            f"  {entry['experiment']}: {_count(counts['all'], 'stage result')}: {counts['stored']} in the "
+            f"store, {counts['of_others']} of experiments above, {counts['to_compute']} to compute"
+        )
+    todo = sum(entry["steps"]["to_compute"] for entry in entries if "steps" in entry)
+    if stored < len(entries):
+        lines.append(f"{_count(todo, 'stage result')} to compute in all.")
+    lines += [
+        f"  features of {modality}: {_count(count, 'row')} to encode"
+        for modality, count in work["features"].items()
+    ]
     return "\n".join(lines)
 
 

@@ -122,7 +122,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
     loaded = learned.loaded
     device = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs)
     tell("reading", {"source": loaded.source_plan.use})
-    manifest = _read(learned, places, device.threads)
+    manifest = _read(learned, places, device.threads, tell)
     task = make_task(loaded.recipe.task, manifest.classes)
     first = next(iter(make_experiments(learned, manifest, places, tell).values()))
     audit = _audit(learned, first)
@@ -181,7 +181,7 @@ def _outcomes(learned: LearnedRun, manifest: Manifest, task: Task) -> Mapping[st
     return outcomes
 
 
-def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
+def _read(learned: LearnedRun, places: Places, workers: int, tell: Tell) -> Manifest:
     """Reads the other data; raises DataError if their classes or columns are not those that were learned."""
     loaded, classes = learned.loaded, tuple(learned.index["classes"])
     if loaded.recipe.task.kind in WITH_CLASSES and tuple(loaded.source.classes) != classes:
@@ -189,7 +189,7 @@ def _read(learned: LearnedRun, places: Places, workers: int) -> Manifest:
             f"{loaded.source_plan.use}: the classes are not those of the run, in its order "
             f"({', '.join(loaded.source.classes)}). The run knows: {', '.join(classes)}."
         )
-    manifest = read_manifest(loaded, places, workers)
+    manifest = read_manifest(loaded, places, workers, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
     manifest = make_task(loaded.recipe.task, classes).with_groups(manifest)
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])

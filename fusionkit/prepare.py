@@ -89,11 +89,23 @@ def prepare(
         fetches: Whether an encoder may fetch its weights from the network.
         manifest: The data, where they have been read.
     """
-    prepared = examine(loaded, places, tell, waits=waits, fetches=fetches, manifest=manifest)
+    manifest = manifest or _read(loaded, places, tell)
+    # what the audit knows without weights is said before any are fetched
+    prepared = examine(loaded, places, tell, waits=waits, fetches=False, manifest=manifest)
     audit = prepared.audit
-    # without weights nothing can be computed or planned
     unseen = [found for found in audit.warnings if found.check == FETCH]
-    replace(audit, errors=[*audit.errors, *unseen]).raise_errors()
+    known = [found.message for found in audit.warnings if found.check != FETCH]
+    if not fetches:  # only `--dry-run` asks for a plan that fetches none
+        cure = "Without them nothing can be planned: leave --dry-run out."
+        more = [replace(found, message=f"{found.message} {cure}") for found in unseen]
+        audit = replace(audit, errors=[*audit.errors, *more])
+    tell("audited", {"errors": audit.problems(), "warnings": known})
+    audit.raise_errors()
+    if unseen:
+        prepared = examine(loaded, places, tell, waits=waits, fetches=True, manifest=manifest)
+        prepared.audit.raise_errors()
+    for experiment in prepared.variants.values():
+        experiment.factory.fetches = fetches
     return prepared
 
 
@@ -109,7 +121,7 @@ def examine(
     """Does what `prepare` does, but leaves the problems in the audit; without outcomes there are no folds."""
     recipe = loaded.recipe
     device = choose_device(recipe.training, n_jobs=recipe.n_jobs)
-    manifest = manifest or _read(loaded, places, device.threads, tell)
+    manifest = manifest or _read(loaded, places, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
     task = make_task(recipe.task, manifest.classes)
     manifest = task.with_groups(manifest)
@@ -154,7 +166,6 @@ def examine(
     audit = replace(
         audit, errors=errors, warnings=warnings + ([] if errors else _idle(recipe, readers, folds))
     )
-    tell("audited", {"errors": audit.problems(), "warnings": [found.message for found in audit.warnings]})
     return Prepared(variants, folds, outcomes, audit)
 
 
@@ -192,15 +203,23 @@ def _idle(recipe: Recipe, readers: Mapping[str, ModalityReader], folds: Sequence
     return [Finding("absence", sentence) for sentence in found]
 
 
-def _read(loaded: LoadedRecipe, places: Places, workers: int, tell: Tell) -> Manifest:
+def _read(loaded: LoadedRecipe, places: Places, tell: Tell) -> Manifest:
     tell("reading", {"source": loaded.source_plan.use})
-    return read_manifest(loaded, places, workers)
+    threads = choose_device(loaded.recipe.training, n_jobs=loaded.recipe.n_jobs).threads
+    return read_manifest(loaded, places, threads, tell)
 
 
-def read_manifest(loaded: LoadedRecipe, places: Places, workers: int) -> Manifest:
-    """Reads the recipe's source."""
-    context = SourceContext(places.data, places.store / "sources", workers)
-    with calling("source", f"read of {loaded.source_plan.use}", OSError):  # a disk that refuses is no mistake
+def read_manifest(
+    loaded: LoadedRecipe, places: Places, workers: int, tell: Tell = lambda name, data: None
+) -> Manifest:
+    """Reads the recipe's source, which may make its files first."""
+    source = loaded.source_plan.use
+
+    def tell_files(done: int, total: int) -> None:
+        tell("making_files", {"source": source, "done": done, "total": total})
+
+    context = SourceContext(places.data, places.store / "sources", workers, tell_files)
+    with calling("source", f"read of {source}", OSError):  # a disk that refuses is no mistake
         return loaded.source.read(context)
 
 

@@ -64,7 +64,7 @@ def run(loaded: LoadedRecipe, registry: Registry, places: Places, tell: Tell) ->
 
         def note(name: str, data: Mapping[str, Any]) -> None:
             with turn:
-                if name not in ("batch_finished", "features", "auditing"):
+                if name not in ("batch_finished", "features", "auditing", "making_files"):
                     line = {"seconds": round(time.monotonic() - started, 3), "event": name, **data}
                     write(json.dumps(line, default=str) + "\n")
                     registry.notify(name, data)

@@ -26,6 +26,7 @@ MARKER = "unfinished.json"
 """The file that an unfinished run has, and a finished one has not."""
 RUNNING = "still running, or killed"
 """What a run says of itself until it ends; who reads it looks whether it lives."""
+_UNKNOWN = re.compile(r"(?!override ).*: there is no (source|encoder|raiser|head) of that name \(")
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 """The name of a run's folder."""
 YOUNG_SECONDS = 60.0
@@ -137,7 +138,9 @@ def hinting_at_plugins(folder: Path, registry: Registry) -> Iterator[None]:
         ]
         if not hints:
             raise
-        raise PluginError([*hints, *error.problems]) from None
+        # what the lost plugin offered has no name that is nearest
+        others = [text for text in error.problems if not _UNKNOWN.match(text)]
+        raise PluginError([*hints, *others]) from None
 
 
 def _lost_plugins(folder: Path, registry: Registry) -> list[str]:

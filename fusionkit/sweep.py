@@ -168,7 +168,7 @@ class Worker:
         found = []
         for label in self.recipes:
             try:
-                if not self.store.has(self._address(label)):
+                if not self.store.has(self.address(label)):
                     found.append(label)
                     continue
             except ResourceError:
@@ -186,9 +186,9 @@ class Worker:
     def _try(self, label: str) -> bool:
         """Computes an experiment; says whether it is done, or another process is at some of it."""
         try:
-            if not self.store.has(self._address(label)):  # another variant may be the same experiment
-                with self.store.lock(self._address(label), label):
-                    if not self.store.has(self._address(label)):
+            if not self.store.has(self.address(label)):  # another variant may be the same experiment
+                with self.store.lock(self.address(label), label):
+                    if not self.store.has(self.address(label)):
                         self._compute(label)
         except Busy:
             return False
@@ -209,7 +209,11 @@ class Worker:
             self.tell(name, {"experiment": label, **data})
 
         tell("experiment_started", {})
-        prepared, plans = self._held.pop(label) if label in self._held else self._prepare(label, tell)
+        if label in self._held:
+            prepared, plans = self._held.pop(label)
+        else:
+            prepared = self.prepare(label, tell)
+            plans = plan_models(prepared)
         busy = False
         for (name, _, _), of_fold in plans.items():
             for plan in of_fold:
@@ -221,25 +225,25 @@ class Worker:
             self._held = dict([*self._held.items(), (label, (prepared, plans))][-_N_HELD:])
             raise Busy
         predictions, _, _ = compute_models(prepared, plans, tell)
-        self.store.save(self._address(label), _pack(predictions, prepared))
+        self.store.save(self.address(label), _pack(predictions, prepared))
 
-    def _prepare(self, label: str, tell: Tell) -> tuple[Prepared, Plans]:
+    def prepare(self, label: str, tell: Tell, *, fetches: bool = True) -> Prepared:
+        """Brings an experiment together with its data, which are read once for all on the same."""
         loaded = self.recipes[label]
         manifest = self._manifest(loaded)
-        prepared = prepare(loaded, self.places, tell, waits=self.waits, manifest=manifest)
-        return prepared, plan_models(prepared)
+        return prepare(loaded, self.places, tell, waits=self.waits, fetches=fetches, manifest=manifest)
 
     def _manifest(self, loaded: LoadedRecipe) -> Manifest:
         """Reads a source once for all experiments that have the same."""
         key = _source_key(loaded)
         if key not in self._manifests:
             self._manifests.clear()  # one at a time: in the file's order, the next mostly has the same
-            self._manifests[key] = read_manifest(
-                loaded, self.places, choose_device(loaded.recipe.training).threads
-            )
+            threads = choose_device(loaded.recipe.training).threads
+            self._manifests[key] = read_manifest(loaded, self.places, threads, self.tell)
         return self._manifests[key]
 
-    def _address(self, label: str) -> str:
+    def address(self, label: str) -> str:
+        """Returns the address of an experiment's result."""
         if label not in self._addresses:
             loaded = self.recipes[label]
             # every file is read for it: once for all experiments on the same columns of a source
@@ -251,7 +255,7 @@ class Worker:
 
     def result(self, label: str) -> Result:
         """Returns the result of an experiment that is done."""
-        artefact = self.store.load(self._address(label))
+        artefact = self.store.load(self.address(label))
         if artefact is None:
             raise DataError(
                 f"{label}: its result has gone from the store meanwhile. Give the same command again."

@@ -86,7 +86,7 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
             "curve": sweep.curve,
             "seeds": list(sweep.seeds) or sorted({one.seed for one in loaded.experiments}),
             "overrides": list(loaded.overrides),
-            **({"task": measures.kind} if measures.kind != "classification" else {}),
+            "task": measures.kind,
             "classes": list(measures.classes),
             "interval": evaluation.interval,
             "resamples": evaluation.resamples,

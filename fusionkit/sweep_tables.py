@@ -12,6 +12,7 @@ from typing import Any
 from fusionkit.errors import shorten
 from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.report import SIMULATED
+from fusionkit.evaluation.summary import OF_OUTCOME
 from fusionkit.recipe.task_nodes import SHOWN
 
 MARK_LENGTH = 13
@@ -29,7 +30,7 @@ def table_csv(entry: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     ends = ("value", "low", "high")
     head = ["row", "missing", "simulated", "split_unit", "n_subjects", "n_seeds", "n_folds"]
-    metrics = SHOWN[entry.get("task", "classification")]
+    metrics = SHOWN[entry["task"]]
     for metric in metrics:
         head += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_pooled"]
         head += [f"{metric}_sd_seeds", f"{metric}_sd_folds", f"{metric}_paper"]
@@ -53,7 +54,7 @@ def table_csv(entry: Mapping[str, Any]) -> str:
 def table_markdown(entry: Mapping[str, Any]) -> str:
     """Returns the table as Markdown, for people."""
     main = entry["metric"]
-    others = [metric for metric in SHOWN[entry.get("task", "classification")] if metric != main]
+    others = [metric for metric in SHOWN[entry["task"]] if metric != main]
     shown = [main, *others[:1]]
     has_paper = any(row["paper"] for row in entry["rows"])
     lines = [f"# {entry['sweep']}", ""]
@@ -79,21 +80,20 @@ def table_text(entry: Mapping[str, Any], width: int = 80) -> str:
     metric = entry["metric"]
     lines = [SIMULATED] if entry["simulated"] else []
     names = [_text_name(row) for row in entry["rows"]]
-    indent = min(max([len(name) for name in names] + [4]) + 2, width - 46)
-    head = [
-        "row".ljust(indent),
-        LABELS[metric].ljust(19),
-        "paper".ljust(7) if _has_paper(entry, metric) else "",
-    ]
+    values = [_short(row["subject"][metric], metric) for row in entry["rows"]]
+    papers = [_number(row["paper"].get(metric), metric) for row in entry["rows"]]
+    # what is in the outcome's unit may be long
+    column = max([19, *(len(text) + 2 for text in values)])
+    beside = max([7, *(len(text) + 2 for text in papers)]) if _has_paper(entry, metric) else 0
+    indent = min(max([len(name) for name in names] + [4]) + 2, max(width - 20 - column - max(beside, 7), 20))
+    head = ["row".ljust(indent), LABELS[metric].ljust(column), "paper".ljust(beside) if beside else ""]
     room = width - sum(map(len, head))
     lines.append("".join(head) + (shorten(_minus(entry), room) if entry["references"] else ""))
-    for name, row in zip(names, entry["rows"], strict=True):
-        cells = [
-            shorten(name, indent - 1, MARK_LENGTH).ljust(indent),
-            _short(row["subject"][metric]).ljust(19),
-        ]
-        cells.append(_number(row["paper"].get(metric)).ljust(7) if _has_paper(entry, metric) else "")
-        lines.append("".join([*cells, _short(row["difference"], "+") if row["difference"] else ""]).rstrip())
+    for name, row, value, paper in zip(names, entry["rows"], values, papers, strict=True):
+        cells = [shorten(name, indent - 1, MARK_LENGTH).ljust(indent), value.ljust(column)]
+        cells.append(paper.ljust(beside) if beside else "")
+        cells.append(_short(row["difference"], metric, "+") if row["difference"] else "")
+        lines.append("".join(cells).rstrip())
     lines += [f"{name}: failed" for name in entry["failed"]]
     lines += [
         "",
@@ -106,18 +106,24 @@ def _text_name(row: Mapping[str, Any]) -> str:
     return f"{row_name(row)}, missing {row['missing']:g}" if "missing" in row else row_name(row)
 
 
-def _short(estimate: Mapping[str, Any], sign: str = "") -> str:
+def _short(estimate: Mapping[str, Any], metric: str, sign: str = "") -> str:
     if estimate["value"] is None or estimate["low"] is None:
         return "none"
     # only a leading zero: 10.50 stays
-    ends = (re.sub(r"^([+-]?)0\.", r"\1.", _round(estimate[end], 2, sign)) for end in ("low", "high"))
-    return f"{_round(estimate['value'], 3, sign)} {'-'.join(ends) if not sign else ' to '.join(ends)}"
+    low, high = (
+        re.sub(r"^([+-]?)0\.", r"\1.", _round(estimate[end], 2, metric, sign)) for end in ("low", "high")
+    )
+    between = "-" if not sign and "e" not in low + high else " to "
+    return f"{_round(estimate['value'], 3, metric, sign)} {low}{between}{high}"
 
 
-def _round(value: float, digits: int, sign: str = "") -> str:
-    """Returns a number; what rounds to nothing has no minus, and what is large has significant digits."""
-    if abs(value) >= 1000:
-        return f"{value:{sign}.{digits + 1}g}"
+def _round(value: float, digits: int, metric: str, sign: str = "") -> str:
+    """Returns a number; what is large or in the outcome's unit has significant digits.
+
+    What rounds to nothing has no minus.
+    """
+    if metric in OF_OUTCOME or abs(value) >= 1000:
+        return f"{value + 0.0:{sign}.{digits + 1}g}"
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
@@ -128,26 +134,26 @@ def _has_paper(entry: Mapping[str, Any], metric: str) -> bool:
 def _cells(row: Mapping[str, Any], entry: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
     main = entry["metric"]
     cells = [row_name(row), *([f"{row['missing']:g}"] if entry["curve"] else [])]
-    cells += [_estimate(row["subject"][metric]) for metric in shown]
-    cells += [_number(row["paper"].get(metric)) for metric in shown if _has_paper(entry, metric)]
-    cells += [_number(row["sd_seeds"][main]), _number(row["sd_folds"][main])]
+    cells += [_estimate(row["subject"][metric], metric) for metric in shown]
+    cells += [_number(row["paper"].get(metric), metric) for metric in shown if _has_paper(entry, metric)]
+    cells += [_number(row[sd][main], main) for sd in ("sd_seeds", "sd_folds")]
     if entry["references"]:
         difference = row["difference"]
         cells += ["", ""] if difference is None else [_difference(row, entry), _p(difference, entry)]
     return [cell.replace("|", "\\|") for cell in cells]
 
 
-def _estimate(estimate: Mapping[str, Any], sign: str = "") -> str:
+def _estimate(estimate: Mapping[str, Any], metric: str, sign: str = "") -> str:
     if estimate["value"] is None:
         return str(estimate.get("reason", "none"))
     if estimate["low"] is None:
-        return _round(estimate["value"], 3, sign)
-    value, low, high = (_round(estimate[end], 3, sign) for end in ("value", "low", "high"))
+        return _round(estimate["value"], 3, metric, sign)
+    value, low, high = (_round(estimate[end], 3, metric, sign) for end in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else _round(value, 3)
+def _number(value: float | None, metric: str) -> str:
+    return "" if value is None else _round(value, 3, metric)
 
 
 def _p(difference: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
@@ -165,7 +171,9 @@ def _minus(entry: Mapping[str, Any]) -> str:
 def _difference(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """Returns a difference, with the name of the other row where it is not the table's reference."""
     other = row["difference"]["reference"]
-    return _estimate(row["difference"], "+") + ("" if other == entry["reference"] else f" ({other})")
+    return _estimate(row["difference"], entry["metric"], "+") + (
+        "" if other == entry["reference"] else f" ({other})"
+    )
 
 
 def _legend(entry: Mapping[str, Any], *, is_text: bool = False) -> list[str]:

@@ -386,8 +386,16 @@ def test_an_all_missing_and_a_constant_column_are_warnings(tmp_path):
         "record: number: no row has a value. Leave the column out."
     ]
     assert messages(found.warnings, "constant") == [
-        "record: word: every value is the same ('a'), which tells nothing. "
-        "Leave the column out, unless missing cells tell."
+        "record: a column with one value, which tells nothing: word ('a'). "
+        "Leave it out, unless missing cells tell."
+    ]
+
+
+def test_constant_columns_are_one_warning(tmp_path):
+    found = audit(tmp_path, toy_manifest(tmp_path, number=["1"] * 36, word=["a"] * 36))
+    assert messages(found.warnings, "constant") == [
+        "record: 2 columns with one value, which tells nothing: number ('1'), word ('a'). "
+        "Leave them out, unless missing cells tell."
     ]
 
 
@@ -410,6 +418,16 @@ def test_a_column_present_in_one_class_only_is_a_warning(tmp_path):
         "Leave it out if it is not known before the outcome is."
     ]
     assert messages(found.warnings, "presence") == []
+
+
+@pytest.mark.parametrize(("n_subjects", "is_told"), [(1, False), (5, False), (6, True)])
+def test_a_few_values_that_are_of_one_class_by_chance_are_no_warning(tmp_path, n_subjects, is_told):
+    # half of the subjects are of either class: 0.5 to the power of how many have a value
+    numbers = [None if row // 3 % 2 or row // 6 >= n_subjects else str(row // 3 % 4) for row in range(36)]
+    found = audit(tmp_path, toy_manifest(tmp_path, number=numbers, word=["a", "b", "c"] * 12))
+    told = messages(found.warnings, "giveaway")
+    assert bool(told) == is_told
+    assert all(f"only no subjects ({n_subjects} of 12) have a value" in text for text in told)
 
 
 def test_a_modality_present_in_one_class_only_is_one_warning(tmp_path):
@@ -587,7 +605,7 @@ def test_columns_of_real_data_that_give_the_outcome_away_are_named(tmp_path):
         "subjects with 'Invasive carcinoma of no special type (NST)' are malignant; and so for 1 more value; "
         f"alone it reaches an AUC of {aucs['Diagnosis']:.3f}, {ending}",
         "record: Verification gives the outcome away: all 55 subjects with 'confirmed by follow-up care' are "
-        f"benign; alone it reaches an AUC of {aucs['Verification']:.3f}, {ending}",
+        "benign. Leave it out if it is not known before the outcome is.",
     ]
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -409,7 +410,10 @@ def test_without_weights_that_a_run_would_fetch_nothing_is_planned(study, capsys
     code, out, err = call(capsys, "run", "--dry-run", "study.yaml", FETCHED)
     assert (code, out) == (4, "")
     outside = "sample s05 (subject p02): age: outside its range ('400'). Allowed: 0 to 120 years."
-    assert err == f"error: {outside}\nerror: {NOT_HERE}\n"
+    assert (
+        err
+        == f"error: {outside}\nerror: {NOT_HERE} Without them nothing can be planned: leave --dry-run out.\n"
+    )
     assert list((study / "hub").rglob("*.pth*")) == []
 
 
@@ -424,6 +428,34 @@ def test_a_run_would_fetch_them_and_says_where_it_cannot(study, capsys, monkeypa
         "error: modalities.image.encoder.weights: ImageNet's cannot be fetched (no route to host). Go "
         "online, or name a safetensors file.\n",
     )
+
+
+def test_a_run_says_what_the_audit_knows_before_it_fetches_weights(study, capsys, monkeypatch):
+    def vgg16(weights: Any) -> Any:
+        sys.audit("socket.connect", None, ("download.example", 443))  # as a connection does
+        print("fetching", file=sys.stderr)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("fusionkit_vgg.vgg16.vgg16", vgg16)
+    rows = rows_of(study)
+    for row in rows:
+        row["how"] = "cut" if row["diagnosis"] == "malignant" else "seen"
+    write_rows(study, rows)
+    code, _, err = call(capsys, "run", "study.yaml", FETCHED)
+    lines = err.splitlines()
+    assert code == 4
+    assert lines[:3] == [
+        "reading manifest",
+        "audit: 1 warning about the data; the report names it",
+        "fetching",
+    ]
+    assert "no route to host" in lines[-1]
+    rows[5]["age"] = "400"
+    write_rows(study, rows)
+    code, _, err = call(capsys, "run", "study.yaml", FETCHED, "-q")
+    assert code == 4
+    outside = "sample s05 (subject p02): age: outside its range ('400'). Allowed: 0 to 120 years."
+    assert err == f"error: {outside}\n"
 
 
 def test_a_store_that_cannot_be_written_is_said(study, capsys):

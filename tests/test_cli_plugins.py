@@ -215,6 +215,12 @@ def test_a_slow_plugin_is_named_and_stops_nothing(site, capsys, monkeypatch):
     assert plugins(capsys)["slow"][name] > 0.3
 
 
+def test_a_bundled_plugin_on_a_cold_disk_is_not_named_as_slow():
+    registry = Registry.discover()
+    registry.seconds |= {"fusionkit_heads": 2.0, "gone": 2.0}
+    assert registry.slow == {"gone": 2.0}
+
+
 # starting up
 
 

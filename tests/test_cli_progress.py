@@ -13,7 +13,7 @@ from command_line import QUICK, command, environment, write_recipe
 from rich.console import Console
 from rich.progress import Progress
 
-from fusionkit.cli import progress
+from fusionkit.cli import progress, sweep_progress
 
 pty = pytest.importorskip("pty", reason="a terminal needs a Unix system")
 
@@ -67,6 +67,24 @@ def test_a_stage_that_goes_on_says_how_much_of_it_was_kept_in_every_fold(capsys,
     bar, live = make_live()
     live.tell("stage_continued", kept)
     assert bar.console.file.getvalue() == line
+
+
+def test_files_that_a_source_makes_are_counted_from_the_start(capsys, now):
+    def make(tell):
+        for done in range(8):
+            tell("making_files", {"source": "toy", "done": done, "total": 7})
+            now[0] += 0.4 * progress.LINE_SECONDS
+
+    lines = [f"toy: {done} of 7 files made\n" for done in (0, 3, 6, 7)]
+    with progress.show_progress(quiet=False) as tell:
+        make(tell)
+    assert capsys.readouterr().err == "".join(lines)
+    with sweep_progress.show_sweep(["one"], quiet=False) as tell:
+        make(tell)
+    assert capsys.readouterr().err == "".join(lines)
+    bar, live = make_live()
+    live.tell("making_files", {"source": "toy", "done": 3, "total": 7})
+    assert shown(bar) == [("making files of toy", 3, 7)]
 
 
 def test_an_audit_counts_files_and_says_in_a_line_that_it_warns(capsys, now):

@@ -67,6 +67,46 @@ def test_a_sweep_leaves_a_table_in_three_forms_and_figures(study, capsys):
     assert json.loads(out)["table"] == table
 
 
+def test_a_dry_run_says_what_experiments_share_and_would_learn_and_learns_nothing(study, capsys):
+    text = SWEEP.replace("seeds: [3, 4]", "seeds: [3]").replace(
+        "variants:\n", "variants:\n  - {name: longer, overrides: {stages.fuse.epochs: 3}}\n"
+    )
+    Path("sweep.yaml").write_text(text)
+    dry = ["sweep", "sweep.yaml", "--store", "store", "--dry-run"]
+    code, out, err = call(capsys, *dry)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "widths: 4 experiments: 0 in the store, 4 to compute."
+    assert lines[4] == "  words only: the same experiment as narrow"
+    work = json.loads(call(capsys, *dry, "--json")[1])
+    longer, narrow, wide, _ = work["experiments"]
+    assert longer["steps"]["of_others"] == 0
+    # another number of epochs changes the head of each model and nothing before it
+    assert 0 < narrow["steps"]["to_compute"] < narrow["steps"]["of_others"]
+    assert wide["steps"]["of_others"] > 0
+    todo = sum(entry["steps"]["to_compute"] for entry in (longer, narrow, wide))
+    assert lines[5] == f"{todo} stage results to compute in all."
+    assert not Path("runs").exists()
+    assert not Path("store/artefacts").exists()
+    assert call(capsys, "sweep", "sweep.yaml", "--store", "store", "-q")[0] == 0
+    assert len(list(Path("store/artefacts").iterdir())) == todo + 3  # and what each experiment predicts
+    assert call(capsys, *dry)[1].splitlines() == [
+        "widths: 4 experiments: 4 in the store, 0 to compute.",
+        *(f"  {name}: in the store" for name in ("longer", "narrow", "wide", "words only")),
+    ]
+
+
+def test_a_dry_run_names_what_cannot_be_planned_after_the_others(study, capsys):
+    Path("sweep.yaml").write_text(
+        SWEEP.replace("seeds: [3, 4]", "seeds: [3]")
+        + "  - {name: gone, overrides: {split: {scheme: folds, folds: 100}}}\n"
+    )
+    code, out, err = call(capsys, "sweep", "sweep.yaml", "--store", "store", "--dry-run")
+    assert code != 0
+    assert out.startswith("widths: 3 experiments: ")
+    assert err.startswith("error: gone: ")
+
+
 def test_a_failed_variant_is_named_last_and_the_others_have_their_table(study, capsys):
     Path("sweep.yaml").write_text(
         SWEEP + "  - {name: exploding, overrides: {stages.fuse.learning_rate: 1.0e+38}}\n"

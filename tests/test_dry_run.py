@@ -96,7 +96,8 @@ def test_an_encoder_that_learns_costs_its_epochs(tmp_path, monkeypatch):
     assert work["seconds"] == pytest.approx(72 / 10 + 2 * 18 * 2 * 3 / 10)
 
 
-def test_in_words_it_fits_80_columns(tmp_path):
+def test_in_words_it_fits_80_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "_rows_per_second", lambda experiment, name: 10.0)
     lines = plan_text(plan(tmp_path)).splitlines()
     assert lines[:5] == [
         "pictures: 36 samples of 12 subjects, 2 folds,",
@@ -106,8 +107,14 @@ def test_in_words_it_fits_80_columns(tmp_path):
         "  raise_record: fit record.raiser: 2 of 2 to compute",
     ]
     assert lines[-2] == "  features of image: 72 rows to encode"
-    assert lines[-1].startswith("Rough cost of the encoders: ")
+    assert lines[-1] == "Rough cost of the encoders: 50 s; heads and records add to it."
     assert max(map(len, lines)) <= 80
+
+
+def test_where_a_record_is_all_that_learns_no_cost_is_made_up(tmp_path):
+    lines = plan_text(plan(tmp_path, "modalities.image=null")).splitlines()
+    assert lines[2].endswith(" to compute.")
+    assert not [line for line in lines if "cost" in line]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min")])

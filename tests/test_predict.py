@@ -682,7 +682,7 @@ def test_a_run_whose_plugins_are_not_loaded_names_them_before_what_its_recipe_la
     lost = [problem for problem in caught.value.problems if "which is not loaded now" in problem]
     assert lost == list(caught.value.problems[: len(lost)])
     assert "the run had the plugin 'toy_images', which" in "".join(lost)
-    assert "source.use: there is no source of that name ('toy_pictures')" in caught.value.problems[len(lost)]
+    assert not any("of that name ('toy_" in problem for problem in caught.value.problems)
 
 
 @pytest.mark.parametrize("name", ["resolved.yaml", "report.json"])

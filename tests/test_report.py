@@ -76,6 +76,7 @@ def test_the_report_has_every_figure_and_is_json():
         "samples_without_outcome": 0,
     }
     assert (report["threshold"], report["interval"], report["resamples"]) == (0.5, 0.95, 100)
+    assert (report["task"], report["classes"]) == ("classification", ["benign", "malignant"])
     assert (report["simulated"], report["unit"], report["aggregation"]) == (
         False,
         "subject",

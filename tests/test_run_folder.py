@@ -174,11 +174,19 @@ def test_a_run_whose_recipe_is_not_understood_names_the_plugins_that_are_not_loa
     versions = dict.fromkeys([*loaded, "my/signals.py"], "1")
     (tmp_path / "environment.json").write_text(json.dumps({"plugins": versions}))
     with pytest.raises(PluginError) as caught, hinting_at_plugins(tmp_path, registry):
-        raise RecipeError("no encoder of that name.")
+        raise RecipeError(
+            [
+                "resolved.yaml:9: head.use: there is no head of that name ('signal'). Known: concat_mlp.",
+                "override 'source.use=mani': source.use: there is no source of that name ('mani').",
+                "resolved.yaml:12: stages: something else.",
+            ]
+        )
+    # not that another name is nearest to what the plugin offered
     assert list(caught.value.problems) == [
         f"{tmp_path}: the run had the plugin 'my/signals.py', which is not loaded now. Name it before the "
         "command, `fusionkit -p my/signals.py ...`, or install it.",
-        "no encoder of that name.",
+        "override 'source.use=mani': source.use: there is no source of that name ('mani').",
+        "resolved.yaml:12: stages: something else.",
     ]
 
 

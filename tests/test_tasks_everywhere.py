@@ -68,9 +68,29 @@ def test_a_sweep_compares_by_the_tasks_first_metric(kind, tmp_path):
 
 
 def test_a_sweeps_text_keeps_zeros_within_a_number_and_shortens_large_ones():
-    assert _short({"value": 10.5, "low": 10.25, "high": 20.75}) == "10.500 10.25-20.75"
-    assert _short({"value": 0.5, "low": 0.25, "high": 0.75}) == "0.500 .25-.75"
-    assert _short({"value": 123456.0, "low": 110000.0, "high": 130000.0}) == "1.235e+05 1.1e+05-1.3e+05"
+    assert _short({"value": 10.5, "low": 10.25, "high": 20.75}, "r2") == "10.500 10.25-20.75"
+    assert _short({"value": 0.5, "low": 0.25, "high": 0.75}, "r2") == "0.500 .25-.75"
+    large = {"value": 123456.0, "low": 110000.0, "high": 130000.0}
+    assert _short(large, "r2") == "1.235e+05 1.1e+05 to 1.3e+05"
+
+
+def test_a_sweeps_table_keeps_the_digits_of_small_errors(tmp_path):
+    loaded, registry = load_both(tmp_path, TASKS["regression"], "metric: mae")
+    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    entry = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry
+    one, fused = entry["rows"]
+    one["subject"]["mae"] = {"value": 0.000123456, "low": 0.0001, "high": 0.000234567}
+    one["paper"] = {"mae": 0.00015}
+    fused["difference"] |= {"value": -0.0000123456, "low": -0.00002, "high": 0.00001}
+    lines = table_text(entry).splitlines()
+    assert lines[1].split() == ["one", "alone", "0.0001235", ".0001-.000235", "0.00015"]
+    assert lines[2].endswith(" -1.235e-05 -2e-05 to +1e-05")
+    columns = [lines[0].index(word) for word in ("MAE", "paper", "minus")]
+    assert [lines[1].index(word) for word in ("0.0001235", "0.00015")] == columns[:2]
+    assert lines[2].index("-1.235e-05") == columns[2]
+    markdown = table_markdown(entry)
+    assert "| 0.0001235 [0.0001, 0.0002346] |" in markdown
+    assert "| -1.235e-05 [-2e-05, +1e-05] |" in markdown
 
 
 def test_a_curve_over_missing_cells_is_of_the_tasks_metric(tmp_path):

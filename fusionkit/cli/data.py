@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,12 +57,7 @@ def audit(
 
     places = make_places(data_root, store)
     try:
-        with using(places.store), show_progress(quiet=quiet or as_json) as show:
-
-            def tell(name: str, data: Mapping[str, Any]) -> None:
-                if name != "audited":  # what it found comes below
-                    show(name, data)
-
+        with using(places.store), show_progress(quiet=quiet or as_json) as tell:
             found = examine(loaded, places, tell, fetches=False).audit
     except DataError as error:  # the source itself cannot make rows of the data
         found = Audit(errors=[Finding("source", problem) for problem in error.problems])

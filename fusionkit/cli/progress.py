@@ -107,6 +107,11 @@ def _place(data: Mapping[str, Any]) -> str:
     return f"{data['model']} {where.removeprefix('stage ')}" if "model" in data else where
 
 
+def files_made(data: Mapping[str, Any]) -> str:
+    """Returns the line that says how many of its files a source has made."""
+    return f"{data['source']}: {data['done']} of {data['total']} files made"
+
+
 class _Lines:
     """Plain lines; long steps speak every few seconds."""
 
@@ -127,6 +132,8 @@ class _Lines:
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         elif name == "auditing" and is_due:
             line = f"auditing files: {data['done']} of {data['total']}"
+        elif name == "making_files" and (is_due or data["done"] in (0, data["total"])):
+            line = files_made(data)
         # of many folds, only the first speaks at length
         is_said = not self.folds or self.folds.startswith("fold 1 ") or name in ("reading", *ALWAYS)
         if line and (is_due or is_said):
@@ -168,6 +175,8 @@ class _Live:
             self._show(f"features of {data['modality']}", data["done"], data["total"])
         elif name == "auditing":
             self._show("auditing files", data["done"], data["total"])
+        elif name == "making_files":
+            self._show(f"making files of {data['source']}", data["done"], data["total"])
         elif name == "audited" and (line := describe(name, data)):
             self.bar.console.print(line, markup=False, highlight=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,9 @@ from fusionkit.cli.places import DataRoot, RunsRoot, StoreRoot, make_places
 from fusionkit.cli.sweep_progress import show_sweep
 
 if TYPE_CHECKING:
-    from fusionkit.sweep import Experiments
+    from fusionkit.errors import FusionkitError
+    from fusionkit.prepare import Places
+    from fusionkit.recipe.load import LoadedRecipe
 
 
 def run(
@@ -27,6 +29,9 @@ def run(
     data_root: DataRoot = None,
     store: StoreRoot = None,
     runs: RunsRoot = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be computed; compute nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -46,12 +51,15 @@ def run(
 
     loaded = pinned(loaded, jobs)
     places = make_places(data_root, store, runs)
-    check_writable(places.runs, loaded.sweep.name)
     recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    if dry_run:
+        _dry_run(loaded.sweep.name, recipes, places, as_json=as_json)
+        return
+    check_writable(places.runs, loaded.sweep.name)
     with show_sweep(list(recipes), quiet=quiet) as tell:
         done = run_experiments(recipes, registry, places, tell, jobs)
     if not done.results:
-        _raise_failures(done, recipes)
+        _raise_failures(done.failures, recipes)
     table = build_table(loaded, done)
     folder = write_sweep(places.runs, loaded, table, registry)
     if as_json:
@@ -60,12 +68,21 @@ def run(
         print(table_text(table.entry))
         counted = f"{done.computed} experiments computed" if done.computed else "all from the store"
         print(f"Files: {folder}\n({counted})")
-    _raise_failures(done, recipes)
+    _raise_failures(done.failures, recipes)
 
 
-def _raise_failures(done: Experiments, labels: Iterable[str]) -> None:
+def _dry_run(name: str, recipes: Mapping[str, LoadedRecipe], places: Places, *, as_json: bool) -> None:
+    from fusionkit.dry_run import plan_sweep, sweep_plan_text
+
+    with show_sweep([], quiet=True) as tell:
+        plan = plan_sweep(recipes, places, tell)
+    print(json.dumps({"sweep": name, **plan.work}) if as_json else sweep_plan_text(name, plan.work))
+    _raise_failures(plan.failures, recipes)
+
+
+def _raise_failures(found: Mapping[str, FusionkitError], labels: Iterable[str]) -> None:
     """Raises the error of the file's first failure with the problems of all; the others have their table."""
-    failures = {label: done.failures[label] for label in labels if label in done.failures}
+    failures = {label: found[label] for label in labels if label in found}
     if failures:
         first = next(iter(failures.values()))
         raise type(first)([f"{label}: {text}" for label, e in failures.items() for text in e.problems])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fusionkit.cli.progress import ALWAYS, describe
+from fusionkit.cli.progress import ALWAYS, LINE_SECONDS, describe, files_made
 from fusionkit.errors import shorten
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class _Lines:
     def __init__(self, n_experiments: int) -> None:
         self.n_experiments = n_experiments
         self.over: set[str] = set()
+        self.spoken = time.monotonic()
         self.turn = threading.Lock()
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
@@ -54,11 +55,16 @@ class _Lines:
                 state = HAS_FAILED if name == "experiment_failed" else IS_DONE
                 state = IS_STORED if data.get("is_stored") else state
                 self._say(f"{len(self.over)} of {self.n_experiments}: {label}: {state}")
+            elif name == "making_files":
+                is_due = time.monotonic() - self.spoken > LINE_SECONDS
+                if is_due or data["done"] in (0, data["total"]):
+                    self._say(files_made(data))
             elif name == "stage_started" or name in ALWAYS:
                 self._say(f"{label}: {describe(name, data)}".removeprefix(": "))
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+        self.spoken = time.monotonic()
 
 
 class _Table:
@@ -75,6 +81,8 @@ class _Table:
             label = data.get("experiment")
             if name in ALWAYS:
                 self.console.print(describe(name, data), markup=False, highlight=False)
+            elif name == "making_files" and data["done"] in (0, data["total"]):
+                self.console.print(files_made(data), markup=False, highlight=False)
             elif label in self.states:
                 self._note(label, name, data)
 

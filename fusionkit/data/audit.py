@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,9 +17,11 @@ from fusionkit.data.audit_columns import (
     alone,
     differing_subjects,
     index_subjects,
+    lonely_class,
     read_column,
     settling_values,
     similar_subjects,
+    undisputed,
 )
 from fusionkit.data.audit_files import (
     Files,
@@ -164,7 +166,7 @@ def audit_data(
         decode_files(reader, Whole(store, _reading(loaded, reader)), files, threads, tell)
     errors, n_bad = _errors(manifest, schema, files.problems)
     errors += duplicates(manifest, files, folds)
-    subjects = index_subjects(manifest, outcomes or _undisputed(manifest))
+    subjects = index_subjects(manifest, outcomes or undisputed(manifest))
     columns = [read_column(name, spec, manifest.cells[name]) for name, spec in schema.items()]
     present = {
         modality: files.present.get(modality, _any_cell(columns, loaded.columns[modality]))
@@ -225,6 +227,7 @@ def _warnings(
         telling |= {modality} if found else set()
     for column, fact in zip(columns, facts, strict=True):
         warnings += _column(column, fact, subjects, is_absence_known=bool(telling & set(fact.modalities)))
+    warnings += _constant(columns, facts)
     for modality, read in loaded.columns.items():
         of_record = [column for column in columns if column.name in read and column.is_number]
         warnings += _differing(modality, of_record, subjects, manifest)
@@ -266,16 +269,6 @@ def _reading(loaded: LoadedRecipe, reader: ModalityReader) -> str:
     )
 
 
-def _undisputed(manifest: Manifest) -> dict[str, int]:
-    """Returns the class index of each subject whose samples agree; -1 for the others."""
-    known: dict[str, set[int]] = {}
-    for subject, outcome in zip(manifest.subjects, manifest.outcomes, strict=True):
-        of_subject = known.setdefault(subject, set())
-        if outcome is not None:
-            of_subject.add(manifest.classes.index(outcome))
-    return {subject: labels.pop() if len(labels) == 1 else -1 for subject, labels in known.items()}
-
-
 def _any_cell(columns: Sequence[Column], names: Sequence[str]) -> BoolArray:
     rows: BoolArray = np.logical_or.reduce([column.present for column in columns if column.name in names])
     return rows
@@ -309,7 +302,7 @@ def _facts(column: Column, loaded: LoadedRecipe, subjects: Subjects, files: File
 
 def _modality(name: str, present: BoolArray, subjects: Subjects) -> list[Finding]:
     """Returns a warning where having a modality, or lacking it, tells the outcome."""
-    lonely = _lonely_class(present, subjects)
+    lonely = lonely_class(present, subjects)
     reason = f"only {lonely} have it" if lonely is not None else ""
     having = Column(name, ColumnSpec(kind="text"), present.astype(np.int64), [name], [name])
     for text, label, count in () if reason else settling_values(having, subjects):
@@ -321,15 +314,6 @@ def _modality(name: str, present: BoolArray, subjects: Subjects) -> list[Finding
     return [Finding("presence", f"{name}: {reason}, so that its presence gives the outcome away. {cure}")]
 
 
-def _lonely_class(present: BoolArray, subjects: Subjects) -> str | None:
-    """Names the only class whose subjects have something, where others are known that lack it."""
-    counts, everyone = subjects.counts(present), subjects.counts(np.ones_like(present))
-    if (counts > 0).sum() != 1 or (everyone > 0).sum() < 2:
-        return None
-    label = int(counts.argmax())
-    return f"{subjects.classes[label]} subjects ({counts[label]} of {everyone.sum()})"
-
-
 def _column(
     column: Column, fact: ColumnFacts, subjects: Subjects, *, is_absence_known: bool
 ) -> list[Finding]:
@@ -338,18 +322,32 @@ def _column(
     if not len(column.values) and not column.n_illegal:
         found.append(Finding("missing", f"{where}: no row has a value. Leave the column out."))
     elif column.is_number:
-        if len(column.values) == 1:
-            message = f"{where}: every value is the same ('{column.texts[0]}'), which tells nothing."
-            found.append(Finding("constant", f"{message} Leave the column out, unless missing cells tell."))
         found += _given_away(column, fact, where, subjects, is_absence_known=is_absence_known)
     return found
+
+
+def _constant(columns: Sequence[Column], facts: Sequence[ColumnFacts]) -> Iterator[Finding]:
+    """Yields one warning for all columns of the same modalities that have one value each."""
+    same: dict[str, list[Column]] = {}
+    for column, fact in zip(columns, facts, strict=True):
+        if column.is_number and len(column.values) == 1:
+            same.setdefault(" and ".join(fact.modalities), []).append(column)
+    for where, found in same.items():
+        told = [f"{column.name} ('{column.texts[0]}')" for column in found]
+        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        which, cure = ("a column", "it") if len(told) == 1 else (f"{len(told)} columns", "them")
+        yield Finding(
+            "constant",
+            f"{where}: {which} with one value, which tells nothing: {', '.join(told[:_SHOWN])}{more}. "
+            f"Leave {cure} out, unless missing cells tell.",
+        )
 
 
 def _given_away(
     column: Column, fact: ColumnFacts, where: str, subjects: Subjects, *, is_absence_known: bool
 ) -> list[Finding]:
     """Returns a warning where a column alone, or one of its values, tells the outcome."""
-    lonely = None if is_absence_known else _lonely_class(column.present, subjects)
+    lonely = None if is_absence_known else lonely_class(column.present, subjects)
     reasons = [f"only {lonely} have a value"] if lonely is not None else []
     settling = [] if reasons else list(settling_values(column, subjects))
     if is_absence_known:  # said of the modality already
@@ -360,10 +358,10 @@ def _given_away(
     if len(settling) > _SHOWN_VALUES:
         n_more = len(settling) - _SHOWN_VALUES
         reasons.append(f"and so for {n_more} more value{'s' * (n_more > 1)}")
-    if not reasons and (fact.auc is None or fact.auc < GIVES_AWAY):
-        return []
-    if fact.auc is not None:
+    if fact.auc is not None and fact.auc >= GIVES_AWAY:
         reasons.append(f"alone it reaches an AUC of {fact.auc:.3f}, cross-validated by subject")
+    if not reasons:
+        return []
     message = f"{where} gives the outcome away: {'; '.join(reasons)}. "
     return [Finding("giveaway", message + "Leave it out if it is not known before the outcome is.")]
 

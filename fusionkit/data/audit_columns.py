@@ -23,6 +23,8 @@ SETTLES = 0.1
 """Share of all subjects whose outcome one value settles from which the audit warns; ours."""
 CHANCE = 1e-6
 """How likely that may be by chance at most; ours."""
+LONELY_BY_CHANCE = 0.02
+"""How likely it may be by chance at most that all who have something are of one class; ours."""
 _N_FOLDS = 5
 _N_BINS = 20
 
@@ -58,6 +60,16 @@ def index_subjects(manifest: Manifest, outcomes: Mapping[str, int]) -> Subjects:
     )
     labels = np.array([outcomes.get(name, -1) for name in position], dtype=np.int64)
     return Subjects(of_row, list(position), labels, manifest.classes)
+
+
+def undisputed(manifest: Manifest) -> dict[str, int]:
+    """Returns the class index of each subject whose samples agree; -1 for the others."""
+    known: dict[str, set[int]] = {}
+    for subject, outcome in zip(manifest.subjects, manifest.outcomes, strict=True):
+        of_subject = known.setdefault(subject, set())
+        if outcome is not None:
+            of_subject.add(manifest.classes.index(outcome))
+    return {subject: labels.pop() if len(labels) == 1 else -1 for subject, labels in known.items()}
 
 
 @dataclass(frozen=True)
@@ -232,6 +244,19 @@ def rank_auc(is_positive: NDArray[np.bool_], scores: FloatArray) -> float:
     n_positive = int(is_positive.sum())
     wins = ranks[is_positive].sum() - n_positive * (n_positive + 1) / 2
     return float(wins / (n_positive * (len(scores) - n_positive)))
+
+
+def lonely_class(present: NDArray[np.bool_], subjects: Subjects) -> str | None:
+    """Names the only class whose subjects have something, where others lack it, too often for chance."""
+    counts, everyone = subjects.counts(present), subjects.counts(np.ones_like(present))
+    if (counts > 0).sum() != 1 or (everyone > 0).sum() < 2:
+        return None
+    label = int(counts.argmax())
+    n_have, n_known = counts[label], everyone.sum()
+    # a single subject with a value is always of one class
+    if (everyone[label] / n_known) ** n_have > LONELY_BY_CHANCE:
+        return None
+    return f"{subjects.classes[label]} subjects ({n_have} of {n_known})"
 
 
 def settling_values(column: Column, subjects: Subjects) -> Iterator[tuple[str | None, str, int]]:

@@ -67,8 +67,7 @@ def build_report(
     return {
         "simulated": is_simulated,
         "unit": unit,
-        # a report without it is of a classification, as all older ones are
-        **({"task": measures.kind} if measures.kind != "classification" else {}),
+        "task": measures.kind,
         "classes": list(measures.classes),
         "aggregation": evaluation.samples,
         "threshold": evaluation.threshold if len(measures.classes) == 2 else None,

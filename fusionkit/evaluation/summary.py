@@ -13,7 +13,7 @@ from fusionkit.recipe.schema import PRETRAINED
 from fusionkit.recipe.task_nodes import SHOWN
 
 _COLUMN = 13
-_OF_OUTCOME = ("mae", "rmse")
+OF_OUTCOME = ("mae", "rmse")
 """Metrics in the outcome's unit, of any size."""
 
 
@@ -34,7 +34,7 @@ def report_text(report: Mapping[str, Any], width: int = 80) -> str:
 
 def _shown(report: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the metrics that are shown, the main one first."""
-    return SHOWN[report.get("task", "classification")]
+    return SHOWN[report["task"]]
 
 
 def _without_blanked(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _cells_of(model: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list[st
 
 def _digits(value: float, metric: str, decimals: int) -> str:
     """Writes a share by its decimals; what may be of any size by one significant digit more."""
-    if metric in _OF_OUTCOME or abs(value) >= 1000:
+    if metric in OF_OUTCOME or abs(value) >= 1000:
         return f"{value:.{decimals + 1}g}"
     return f"{value + 0.0:.{decimals}f}"
 
@@ -208,7 +208,7 @@ def _number(value: float | None, metric: str = "") -> str:
     """Writes three decimals; more where these would turn a small number into zero."""
     if value is None:
         return "none"
-    if metric in _OF_OUTCOME or abs(value) >= 1000:
+    if metric in OF_OUTCOME or abs(value) >= 1000:
         return _digits(value, metric, 3)
     text = f"{value + 0.0:.3f}"  # -0.0 becomes 0.0
     return f"{value:.1g}" if value and float(text) == 0 else text

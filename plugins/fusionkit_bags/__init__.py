@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fusionkit import Cells, ColumnSpec, ComponentConfig, DataFile, EncoderSpec, ImageOptions, hookimpl
 
@@ -56,7 +56,7 @@ class ImageBagConfig(TileOptions):
     """Options of image_bag."""
 
     folder: DataFile = ""
-    """Where a column of kind text lists tiles: the folder that its paths are relative to."""
+    """Where a column of kind text lists tiles, and only there: the folder that its paths are relative to."""
     separator: str = Field(";", min_length=1)
     """What joins the paths of such a cell; one path alone may be a folder of tiles."""
     input: ImageOptions = Field(ImageOptions(size=64), validate_default=True)
@@ -79,11 +79,20 @@ class SlideBagConfig(TileOptions):
     """Of the objective, such as 20: tiles are read at it, which the slide has to say its own of; null: by
     `level`."""
     level: int = Field(0, ge=0, le=20)
-    """The pyramid's level that tiles are read from, 0 the finest; not used where `magnification` is given."""
+    """The pyramid's level that tiles are read from, 0 the finest; not beside a `magnification`."""
     tile: int = Field(256, ge=16, le=4096)
     """Side of a tile in pixels, at that magnification or level; tiles lie side by side. Ours."""
     tissue: float = Field(0.5, ge=0, le=1)
     """Least share of a tile that is tissue: saturated beyond Otsu's threshold of the whole slide. Ours."""
+
+    @model_validator(mode="after")
+    def _check_level(self) -> Self:
+        if self.magnification is not None and self.level:
+            raise ValueError(
+                f"tiles are read at a `magnification` or from a `level` (given: {self.magnification:g} and "
+                f"{self.level}). Leave one out"
+            )
+        return self
 
 
 def _build_vectors(config: VectorBagConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:

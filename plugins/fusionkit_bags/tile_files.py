@@ -29,6 +29,13 @@ class TileFiles:
             raise RecipeError(
                 "folder: a text lists paths, and what they are relative to is not said. Set it."
             )
+        if kinds == {"file"}:
+            for name in ("folder", "separator"):
+                if getattr(config, name) != type(config).model_fields[name].default:
+                    raise RecipeError(
+                        f"{name}: of texts that list tiles, and the columns are of kind file "
+                        f"({getattr(config, name)}). Leave it out."
+                    )
         self.folder, self.separator = Path(config.folder), config.separator
 
     def find(self, cells: Cells) -> list[Path]:

@@ -62,6 +62,8 @@ class VectorBagInput(BagInput):
 
 def _read_array(path: Path, tensor: str) -> NDArray[Any]:
     if path.suffix == ".npy":
+        if tensor:
+            raise DataError(f"{path}: a .npy file has no tensor of a name ('{tensor}'). Leave `tensor` out.")
         try:
             # a map reads only what is there, whatever the header claims; Python objects are refused
             return np.lib.format.open_memmap(path, mode="r")

@@ -222,6 +222,6 @@ def _files(
     for column, shown in design.shown.items():
         files = [subject.files[column][i] for subject, i in rows]
         distinct = list(dict.fromkeys(files))
-        root = store_files(distinct, shown.style, identity, context.cache, context.workers)
+        root = store_files(distinct, shown.style, identity, context)
         cells[column] = [file.file_name(shown.style) for file in files]
     return cells, root

@@ -19,7 +19,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from fusionkit import FusionkitWarning, ResourceError
+from fusionkit import FusionkitWarning, ResourceError, SourceContext
 from fusionkit_pathoemr.design import SimulatedFile, Style
 
 GENERATOR = (
@@ -47,21 +47,20 @@ Entry = Mapping[str, Any]
 
 
 def store_files(
-    files: Sequence[SimulatedFile], style: Style, identity: Mapping[str, Any], cache: Path, workers: int
+    files: Sequence[SimulatedFile], style: Style, identity: Mapping[str, Any], context: SourceContext
 ) -> Path:
     """Returns the folder that holds every file as simulated_<name><suffix>; makes those that are not there.
 
     A file that is there counts if its sha256 is the one in the journal; one without an entry, from a run that
-    was cut off, counts if its checksums hold. No byte depends on `workers` or on what else is asked for.
+    was cut off, counts if its checksums hold. No byte depends on the processes or on what else is asked for.
 
     Args:
         files: What they show.
         style: How that is shown.
         identity: All that the bytes depend on beside `files` and this code; `source` names the source.
-        cache: Where the folder lies.
-        workers: How many processes make files.
+        context: Where the folder lies, how many processes make files, and who is told how many are made.
     """
-    folder = cache / _address(identity)
+    folder = context.cache / _address(identity)
     if os.environ.get(DRAWING) == str(
         folder
     ):  # a script without a guard, run again by its own helper process
@@ -72,9 +71,13 @@ def store_files(
         journal = _read_journal(folder / JOURNAL)
         known = {file.name: entry for file in files if (entry := _entry(folder, file, style, journal))}
         todo = [file for file in files if file.name not in known]
+        if todo:
+            context.tell(0, len(todo))
+        made = _make_all(todo, folder, style, context.workers, identity["source"])
         try:
-            for name, entry in _make_all(todo, folder, style, workers, identity["source"]):
+            for done, (name, entry) in enumerate(made, 1):
                 known[name] = entry
+                context.tell(done, len(todo))
         finally:
             if journal | known != journal:
                 _write_journal(folder / JOURNAL, journal | known, identity)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fusionkit import Cells, ColumnSpec, ComponentConfig, DataFile, EncoderSpec, hookimpl
 
@@ -32,6 +32,22 @@ class VectorsConfig(ComponentConfig):
     missing: Literal["refuse", "keep"] = "refuse"
     """refuse: a NaN is an error; keep: it stays, the next part must accept it; a vector of nothing else is
     absent."""
+
+    @model_validator(mode="after")
+    def _check_used(self) -> Self:
+        unused: tuple[str, ...]
+        if self.table == "none":
+            unused, why = ("key", "unknown"), "each row has a file (`table` is none)"
+        elif Path(self.table).suffix == ".safetensors":
+            unused, why = ("key", "tensor"), "in a .safetensors table each id is the name of its tensor"
+        else:
+            unused, why = ("tensor",), "a table has its vectors by id"
+        fields = type(self).model_fields
+        given = [name for name in unused if getattr(self, name) != fields[name].default]
+        if given:
+            told = " and ".join(f"`{name}`" for name in given)
+            raise ValueError(f"{told}: not used, since {why}. Leave {'them' if given[1:] else 'it'} out")
+        return self
 
 
 def _build(config: VectorsConfig, columns: Mapping[str, ColumnSpec]) -> Encoder:

@@ -19,6 +19,8 @@ Array = NDArray[Any]
 def read_vector(path: Path, tensor: str) -> Array:
     """Returns a row's vector (d,); raises DataError that names the file."""
     if path.suffix == ".npy":
+        if tensor:
+            raise DataError(f"{path}: a .npy file has no tensor of a name ('{tensor}'). Leave `tensor` out.")
         values = np.asarray(_open_npy(path))
     elif path.suffix == ".safetensors":
         values = _pick(path, _read_safetensors(path), tensor)

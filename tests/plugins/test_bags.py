@@ -129,6 +129,9 @@ def test_an_empty_bag_is_absent_and_a_wrong_one_a_sentence(tmp_path):
     np.save(tmp_path / "o.npy", np.array([[None]], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match=r"not a \.npy file of numbers"):
         spec.content_key({"tiles": tmp_path / "o.npy"})
+    with pytest.raises(DataError) as error:
+        build(VECTORS, width=5, tensor="a").input_spec.content_key({"tiles": empty})
+    assert str(error.value) == f"{empty}: a .npy file has no tensor of a name ('a'). Leave `tensor` out."
 
 
 # bags of images
@@ -238,10 +241,33 @@ def test_options_that_do_not_fit_are_one_sentence():
         image_bag({"a": FILE}, network="nonsense")
     with pytest.raises(RecipeError, match="weights: the small network learns from scratch"):
         image_bag({"a": FILE}, weights="x.safetensors")
+    for option, value in (("folder", "tiles"), ("separator", "|")):
+        with pytest.raises(RecipeError) as error:
+            image_bag({"a": FILE, "b": FILE}, **{option: value})
+        assert str(error.value) == (
+            f"{option}: of texts that list tiles, and the columns are of kind file ({value}). Leave it out."
+        )
     with pytest.raises(ValidationError, match="a tile is seen whole"):
         IMAGES.config(input=ImageOptions(views=ViewOptions(patches={8: 2})))
     with pytest.raises(ValidationError, match="a bag is kept in one draw"):
         IMAGES.config(input=ImageOptions(draws=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"magnification": 10, "level": 2}, "(given: 10 and 2). Leave one out"),
+        ({"magnification": 10, "level": 0}, None),  # as resolved.yaml has it
+        ({"level": 2}, None),
+    ],
+)
+def test_a_slide_is_read_at_a_magnification_or_from_a_level(options, said):
+    if said is None:
+        fusionkit_bags.SLIDE_BAG.config(**options)
+        return
+    with pytest.raises(ValidationError) as error:
+        fusionkit_bags.SLIDE_BAG.config(**options)
+    assert f"tiles are read at a `magnification` or from a `level` {said}" in str(error.value)
 
 
 # beside a record

@@ -22,7 +22,7 @@ from fusionkit import FusionkitWarning, Manifest, SourceContext
 from fusionkit_pathoemr import files, fusionkit_components
 from fusionkit_pathoemr.design import SimulatedFile, SimulatedSubject, draw_subjects
 from fusionkit_pathoemr.options import SampleOptions
-from fusionkit_pathoemr.sample import design_of
+from fusionkit_pathoemr.sample import SampleSource, design_of
 from fusionkit_pathoemr.schema import COLUMNS, FIELDS
 from fusionkit_pathoemr.tissue import TissueStyle
 
@@ -327,6 +327,16 @@ def test_a_broken_journal_of_images_vouches_for_nothing(tmp_path, text):
     whole = digests(first)
     (first.root / "digests.json").write_text(text)
     assert digests(read(tmp_path)) == whole
+
+
+def test_it_is_told_how_many_images_are_drawn_and_of_none_nothing(tmp_path):
+    told = []
+    context = SourceContext(tmp_path, tmp_path, 1, lambda *counts: told.append(counts))
+    source = SampleSource(SampleOptions(patients=3, images_per_patient=2, width=32, height=24))
+    source.read(context)
+    assert told == [(done, 6) for done in range(7)]
+    source.read(context)
+    assert len(told) == 7
 
 
 DRAWS = """

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 import fusionkit_vectors
@@ -70,6 +71,10 @@ def test_a_bfloat16_tensor_is_read_and_one_of_several_is_named(tmp_path):
         with pytest.raises(DataError) as error:
             read(build(width=3, tensor=tensor), path)
         assert str(error.value) == f"{path}: {said} (there: a, b). Set the option `tensor`."
+    plain = save(tmp_path / "plain.npy", VALUES[0])
+    with pytest.raises(DataError) as error:
+        read(build(width=3, tensor="a"), plain)
+    assert str(error.value) == f"{plain}: a .npy file has no tensor of a name ('a'). Leave `tensor` out."
 
 
 def test_a_pickle_is_never_opened(tmp_path):
@@ -210,6 +215,26 @@ def test_columns_and_options_must_fit():
     )
     with pytest.raises(RecipeError, match="width: where each row has a file, it has to be known"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ({"key": "case", "unknown": "absent"}, "`key` and `unknown`: not used, since each row has a file"),
+        ({"table": "a.safetensors", "key": "case"}, "`key`: not used, since in a .safetensors table each id"),
+        ({"table": "a.csv", "tensor": "x"}, "`tensor`: not used, since a table has its vectors by id. Leave"),
+        ({"table": "a.npy", "key": "case", "unknown": "absent"}, None),
+        ({"table": "a.safetensors", "key": "id", "tensor": ""}, None),  # as resolved.yaml has it
+        ({"tensor": "x"}, None),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(options, unused):
+    if unused is None:
+        CARD.config(**options)
+        return
+    with pytest.raises(ValidationError) as error:
+        CARD.config(**options)
+    assert unused in str(error.value)
 
 
 # beside a record
