@@ -55,6 +55,10 @@ class Task(Protocol):
         """Returns the index in `groups` of a subject's outcome, -1 where it is not known."""
         ...
 
+    def spread(self, outcome: Outcome) -> float | tuple[bool, ...] | None:
+        """Returns by what else splits are stratified within a group: a number, labels, or nothing."""
+        ...
+
     def fitted(self, targets: NDArray[Any]) -> Task:
         """Returns the task as it is learned on these training rows."""
         ...
@@ -126,6 +130,9 @@ class WithClasses(Unscaled):
         """Returns the class index."""
         assert isinstance(outcome, int)
         return outcome
+
+    def spread(self, outcome: Outcome) -> None:
+        """Returns nothing: the class says all."""
 
 
 class Classification(WithClasses):

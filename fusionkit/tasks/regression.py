@@ -52,6 +52,10 @@ class Regression(OutcomeCells):
             return [math.nan], [f"{self.node.column}: {value} ('{texts[0]}'). Mend the cell, or blank it."]
         return [value], []
 
+    def spread(self, outcome: Any) -> float:
+        """Returns the number."""
+        return float(outcome[0])
+
     def fitted(self, targets: NDArray[Any]) -> Regression:
         """Returns the task with mean and standard deviation of training rows; DataError if all are equal."""
         least = float(targets.min())

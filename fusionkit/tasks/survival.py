@@ -76,6 +76,10 @@ class Survival(OutcomeCells, Unscaled):
         event = outcome[1]
         return -1 if event is None or math.isnan(event) else int(event)
 
+    def spread(self, outcome: Any) -> float:
+        """Returns the time."""
+        return float(outcome[0])
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Returns minus Cox's partial log-likelihood of the batch over its number of rows; Efron's for ties.
 
