@@ -68,7 +68,9 @@ class Regression(OutcomeCells):
         centred = targets - least
         return Regression(self.node, least + float(centred.mean()), float(centred.std()))
 
-    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+    def state(
+        self, logits: Callable[[], Tensor], rows: Callable[[], tuple[Tensor, Tensor]]
+    ) -> Mapping[str, Tensor]:
         """Returns mean and standard deviation of training rows."""
         return {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("mean", "sd")}
 
