@@ -159,11 +159,7 @@ def examine(
 def _split(recipe: Recipe, manifest: Manifest, task: Task, outcomes: Mapping[str, Outcome]) -> list[Fold]:
     names = {s: task.groups[code] for s, code in groups_of(task, outcomes).items() if code >= 0}
     spread = {s: value for s in names if (value := task.spread(outcomes[s])) is not None}
-    folds = make_folds(recipe.split, manifest, names, recipe.seed, task.needed, spread)
-    if task.is_scaled:
-        for fold in folds:  # what training would refuse is said before it starts
-            task.fitted(task.targets(manifest, fold.train))
-    return folds
+    return make_folds(recipe.split, manifest, names, recipe.seed, task.needed, spread)
 
 
 def _readers(

@@ -26,6 +26,7 @@ from fusionkit.prepare import prepare
 from fusionkit.recipe.sweep import load_sweep
 from fusionkit.recipe.task_nodes import SurvivalNode
 from fusionkit.registry import Registry
+from fusionkit.run import run
 from fusionkit.sweep import run_experiments
 from fusionkit.sweep_report import build_table, label_of
 from fusionkit.tasks.survival import Survival, cumulative_hazard
@@ -238,20 +239,43 @@ def test_horizons_are_times_that_rise(horizons, problem):
 
 
 @pytest.mark.parametrize(
-    ("horizons", "problem"),
+    ("horizons", "blank", "problem"),
     [
         (
             "[6, 500]",
-            r"task.horizons: nobody in training is followed so long \(500, and the last months is .*",
+            0,
+            "task.horizons: nobody in training is followed so long (500, and the last months is LAST). "
+            "Leave it out, or use other data.",
         ),
-        ("[0.0001]", r"task.horizons: nobody in training has the event so early \(0.0001, and the first .*"),
+        (
+            "[0.0001]",
+            0,
+            "task.horizons: nobody in training has the event so early (0.0001). "
+            "Leave it out, or use more data.",
+        ),
+        (
+            "[6, 24]",
+            5,
+            "task.horizons: nobody in training is followed so long (6, and the last months is LAST). "
+            "Leave it out, or use other data.",
+        ),
     ],
 )
 def test_a_horizon_where_training_says_nothing_is_an_error_before_anything_learns(
-    horizons, problem, tmp_path
+    horizons, blank, problem, tmp_path
 ):
-    with pytest.raises(DataError, match=problem):
-        prepare(load(TASK.replace("[6, 24]", horizons))[0], places_in(tmp_path), tell)
+    # of those who are followed longer, the second modality is not there: it alone cannot learn so much
+    months = truth(0, 160)["months"]
+    cells = {"c": {f"s0.{i}": "" for i in np.flatnonzero(months > blank)}} if blank else None
+    loaded, registry = load(TASK.replace("[6, 24]", horizons), cells=cells)
+    heard = []
+    with pytest.raises(DataError) as caught:
+        run(loaded, registry, places_in(tmp_path), lambda name, _: heard.append(name))
+    fold = prepare(loaded, places_in(tmp_path), tell).folds[0]
+    times = [months[row // 2] for row in fold.train]
+    last = max(time for time in times if not blank or time <= blank)
+    assert caught.value.problems == (problem.replace("LAST", f"{last:g}"),)
+    assert "epoch_finished" not in heard
 
 
 @pytest.fixture(scope="module")

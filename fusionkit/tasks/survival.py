@@ -105,10 +105,10 @@ class Survival(OutcomeCells, Unscaled):
                     f"task.horizons: nobody in training is followed so long ({horizon:g}, and the last "
                     f"{self.node.time} is {targets[:, 0].max():g}). Leave it out, or use other data."
                 )
-            if horizon < events.min():
+            if not (events <= horizon).any():
                 raise DataError(
-                    f"task.horizons: nobody in training has the event so early ({horizon:g}, and the first "
-                    f"has it at {events.min():g}). Leave it out, or use more data."
+                    f"task.horizons: nobody in training has the event so early ({horizon:g}). "
+                    "Leave it out, or use more data."
                 )
         return self
 
