@@ -130,9 +130,8 @@ def examine(
     try:
         outcomes = outcomes_of(recipe.evaluation.subject_outcome, manifest, task)
         problems = same_outcomes(task, manifest)
-        names = {s: task.groups[code] for s, code in groups_of(task, outcomes).items() if code >= 0}
         if not (manifest.problems or problems):  # else what a split lacks may be what a row lacks
-            folds = make_folds(recipe.split, manifest, names, recipe.seed, task.needed)
+            folds = _split(recipe, manifest, task, outcomes)
     except DataError as error:
         check = "split" if outcomes else "outcome"
         problems += [Finding(check, sentence) for sentence in error.problems]
@@ -167,6 +166,12 @@ def examine(
         audit, errors=errors, warnings=warnings + ([] if errors else _idle(recipe, readers, folds))
     )
     return Prepared(variants, folds, outcomes, audit)
+
+
+def _split(recipe: Recipe, manifest: Manifest, task: Task, outcomes: Mapping[str, Outcome]) -> list[Fold]:
+    names = {s: task.groups[code] for s, code in groups_of(task, outcomes).items() if code >= 0}
+    spread = {s: value for s in names if (value := task.spread(outcomes[s])) is not None}
+    return make_folds(recipe.split, manifest, names, recipe.seed, task.needed, spread)
 
 
 def _readers(

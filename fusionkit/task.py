@@ -55,20 +55,27 @@ class Task(Protocol):
         """Returns the index in `groups` of a subject's outcome, -1 where it is not known."""
         ...
 
+    def spread(self, outcome: Outcome) -> float | tuple[bool, ...] | None:
+        """Returns by what else splits are stratified within a group: a number, labels, or nothing."""
+        ...
+
     def fitted(self, targets: NDArray[Any]) -> Task:
         """Returns the task as it is learned on these training rows."""
         ...
 
-    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+    def state(
+        self, logits: Callable[[], Tensor], rows: Callable[[], tuple[Tensor, Tensor]]
+    ) -> Mapping[str, Tensor]:
         """Returns what `rescale` needs to know of a stage's training rows; mostly nothing.
 
         Args:
             logits: Gives (n, output_dim) of the training rows when all is learned.
+            rows: Gives their outcomes (n, ...), and weights (n,).
         """
         ...
 
     def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
-        """Brings (n, views, output_dim) of a model back to the outcome's scale."""
+        """Brings (n, views, output_dim) of a model to what `link` maps, on the outcome's scale."""
         ...
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -76,7 +83,7 @@ class Task(Protocol):
         ...
 
     def link(self, logits: Tensor) -> Tensor:
-        """Maps (..., output_dim) to predictions (..., k): probabilities where the outcome is a class."""
+        """Maps logits, rescaled, to predictions (..., k): probabilities where the outcome is a class."""
         ...
 
 
@@ -89,7 +96,9 @@ class Unscaled:
         """Returns itself."""
         return self
 
-    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+    def state(
+        self, logits: Callable[[], Tensor], rows: Callable[[], tuple[Tensor, Tensor]]
+    ) -> Mapping[str, Tensor]:
         """Returns nothing."""
         return {}
 
@@ -126,6 +135,9 @@ class WithClasses(Unscaled):
         """Returns the class index."""
         assert isinstance(outcome, int)
         return outcome
+
+    def spread(self, outcome: Outcome) -> None:
+        """Returns nothing: the class says all."""
 
 
 class Classification(WithClasses):

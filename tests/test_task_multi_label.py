@@ -115,7 +115,9 @@ def test_a_run_comes_near_the_areas_of_the_truth(done):
     known, report = truth(0, 160), done[1].report
     models = report["models"]
     for name, sign in (("likes", 1), ("rare", -1)):
-        best = roc_auc_score(known[name], sign * known["hazard"])
+        # of those of whom the label is known
+        rows = np.arange(160)[1:] if name == "likes" else np.flatnonzero(np.arange(160) % 3)
+        best = roc_auc_score(known[name][rows], sign * known["hazard"][rows])
         assert models["fused"]["subject"][f"roc_auc_{name}"]["value"] == pytest.approx(best, abs=0.06)
     assert models["one"]["subject"]["roc_auc"]["value"] < models["fused"]["subject"]["roc_auc"]["value"]
     assert report["counts"]["subjects"] == 159

@@ -81,7 +81,7 @@ def test_the_loss_is_of_training_standard_deviations_and_rescale_undoes_it():
     logits, targets = torch.tensor([[0.0], [1.0]]), torch.tensor([[40.0], [30.0]])
     # mean 20, sd 10: the errors are 2 and 0
     assert float(task.loss(logits, targets, torch.tensor([3.0, 1.0]))) == pytest.approx(3 * 4 / 2)
-    back = task.rescale(logits.numpy()[None], task.state(lambda: logits))
+    back = task.rescale(logits.numpy()[None], task.state(lambda: logits, lambda: (logits, logits)))
     assert back.tolist() == [[[20.0], [30.0]]]
 
 
@@ -101,7 +101,7 @@ def test_the_loss_sees_the_digits_of_large_numbers():
     task = Regression(RegressionNode(kind="regression", column="score")).fitted(known)
     right = torch.tensor([[-1.0], [0.0], [1.0]]) / np.sqrt(2 / 3)
     assert float(task.loss(right, torch.from_numpy(known), torch.ones(3))) == pytest.approx(0, abs=1e-9)
-    back = task.rescale(right.numpy()[None], task.state(lambda: right))
+    back = task.rescale(right.numpy()[None], task.state(lambda: right, lambda: (right, right)))
     assert back.dtype == np.float64
     assert back[0] - 1e9 == pytest.approx(known - 1e9, abs=1e-6)
 

@@ -6,6 +6,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,8 +18,12 @@ from fusionkit.recipe.schema import SETS, ColumnSplit, FoldSplit, HoldoutSplit
 Split = HoldoutSplit | FoldSplit | ColumnSplit
 Units = Mapping[str, str]
 """What is dealt: the id of each subject (or sample) -> its class."""
+Spread = Mapping[str, float | tuple[bool, ...]]
+"""By what those of one class are dealt alike: id -> a number, by its quantiles; or labels."""
 
 _SHOWN = 20
+_QUANTILES = 10
+"""Parts into which a class is cut by its numbers, where it has enough members; ours."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ def make_folds(
     subject_outcomes: Mapping[str, str],
     seed: int,
     needed: Sequence[str] | None = None,
+    spread: Spread = MappingProxyType({}),
 ) -> list[Fold]:
     """Returns every fold of every repeat.
 
@@ -58,6 +65,7 @@ def make_folds(
         subject_outcomes: Class of each subject; one that is not named here is in no set.
         seed: The recipe's seed.
         needed: The classes that every set must have; by default all.
+        spread: What else to stratify by, of each subject; nothing by default.
 
     Raises:
         DataError: A set would lack a class, or a subject would be in two sets.
@@ -72,22 +80,24 @@ def make_folds(
         manifest.outcomes if by_sample else [subject_outcomes.get(subject) for subject in manifest.subjects]
     )
     units = {owners[row]: str(classes[row]) for row in usable}
+    alike = {owners[row]: spread[manifest.subjects[row]] for row in usable} if spread else {}
     _check_classes(units, needed, split.unit)
     folds = []
     for repeat in range(split.repeats):
         if isinstance(split, FoldSplit):
-            dealt = _deal(units, manifest.classes, split.folds, f"{seed} split {repeat}")
+            dealt = _deal(units, alike, manifest.classes, split.folds, f"{seed} split {repeat}")
             _check_folds(dealt, units, needed, split.unit)
         else:
             words = f"{seed} split {repeat}"
-            dealt = [_take(units, manifest.classes, needed, split.test, words, "test", split.unit)]
+            dealt = [_take(units, alike, manifest.classes, needed, split.test, words, "test", split.unit)]
         for fold, test in enumerate(dealt):
             learning = {unit: name for unit, name in units.items() if unit not in test}
             validation: set[str] = set()
             if split.validation:
                 words = f"{seed} validation {repeat} {fold}"
+                share = split.validation
                 validation = _take(
-                    learning, manifest.classes, needed, split.validation, words, "validation", split.unit
+                    learning, alike, manifest.classes, needed, share, words, "validation", split.unit
                 )
             sets = {unit: "train" for unit in learning} | dict.fromkeys(validation, "validation")
             folds.append(_fold(repeat, fold, owners, usable, sets | dict.fromkeys(test, "test")))
@@ -126,19 +136,27 @@ def _of_class(units: Units, name: str) -> list[str]:
     return [unit for unit, class_name in units.items() if class_name == name]
 
 
-def _deal(units: Units, classes: Sequence[str], n_folds: int, words: str) -> list[set[str]]:
+def _deal(units: Units, alike: Spread, classes: Sequence[str], n_folds: int, words: str) -> list[set[str]]:
     """Deals each class round, from where the class before ended, so that sizes differ by one at most."""
     dealt: list[set[str]] = [set() for _ in range(n_folds)]
     position = 0
     for name in classes:
-        for unit in _shuffle(_of_class(units, name), words):
-            dealt[position % n_folds].add(unit)
-            position += 1
+        members = _of_class(units, name)
+        if _has_labels(members, alike):
+            sizes = [len(range(fold, len(members), n_folds)) for fold in range(n_folds)]
+            for fold, some in zip(dealt, _deal_labels(members, alike, sizes, words), strict=True):
+                fold |= some
+            continue
+        for part in _parts(members, alike, len(members) // n_folds, words):
+            for unit in part:
+                dealt[position % n_folds].add(unit)
+                position += 1
     return dealt
 
 
 def _take(
     units: Units,
+    alike: Spread,
     classes: Sequence[str],
     needed: Sequence[str],
     share: float,
@@ -150,14 +168,67 @@ def _take(
     taken: set[str] = set()
     problems = []
     for name in classes:
-        members = _shuffle(_of_class(units, name), words)
-        if len(members) < 2 and name in needed:
-            given = f"{len(members)} {name} {_plural(unit, len(members))} to choose from"
+        members = _of_class(units, name)
+        n_members = len(members)
+        if n_members < 2 and name in needed:
+            given = f"{n_members} {name} {_plural(unit, n_members)} to choose from"
             problems.append(f"split: train and {what} need one {name} {unit} each ({given}). Use more data.")
-        taken.update(members[: min(max(1, int(share * len(members) + 0.5)), max(0, len(members) - 1))])
+        if not members:
+            continue
+        n_taken = min(max(1, int(share * n_members + 0.5)), n_members - 1)
+        if _has_labels(members, alike):
+            taken |= _deal_labels(members, alike, [n_taken, n_members - n_taken], words)[0]
+            continue
+        # a random start, so that rounding favours no part in every repeat
+        place = int(hashlib.sha256(f"{words} start {name}".encode()).hexdigest(), 16) % n_members
+        for part in _parts(members, alike, n_taken, words):
+            before = place * n_taken // n_members
+            place += len(part)
+            taken.update(part[: place * n_taken // n_members - before])
     if problems:
         raise DataError(problems)
     return taken
+
+
+def _parts(members: Sequence[str], alike: Spread, n_parts: int, words: str) -> list[list[str]]:
+    """Returns those of a class by quantiles of their number, each shuffled; all as one without numbers."""
+    if not alike:
+        return [_shuffle(members, words)]
+    ordered = sorted(_shuffle(members, f"{words} ties"), key=alike.__getitem__)
+    n_parts = max(1, min(_QUANTILES, n_parts))
+    edges = [len(ordered) * part // n_parts for part in range(n_parts + 1)]
+    return [_shuffle(ordered[start:stop], words) for start, stop in pairwise(edges)]
+
+
+def _has_labels(members: Sequence[str], alike: Spread) -> bool:
+    return bool(alike and members) and isinstance(alike[members[0]], tuple)
+
+
+def _deal_labels(members: Sequence[str], alike: Spread, sizes: Sequence[int], words: str) -> list[set[str]]:
+    """Deals sets of given sizes, each label in proportion, the label with the fewest left first.
+
+    Source: Sechidis, Tsoumakas and Vlahavas 2011, On the stratification of multi-label data, algorithm 1.
+    """
+    members = _shuffle(members, words)
+    has = np.array([alike[unit] for unit in members], dtype=np.int64)
+    room, counts = np.array(sizes), has.sum(0)
+    # how many of each label a set still lacks, times the number of members: exact
+    lacks = np.outer(room, counts)
+    dealt: list[set[str]] = [set() for _ in sizes]
+    left = np.ones(len(members), dtype=bool)
+    while left.any():
+        rarest = int(np.where(counts, counts, len(members) + 1).argmin())
+        some = left & (has[:, rarest] > 0) if counts.any() else left
+        for place in np.flatnonzero(some).tolist():
+            lacking = lacks[:, rarest], lacks @ has[place], room
+            # of the sets with room: which lacks the label most, then all labels of this one, then members
+            best = max(np.flatnonzero(room).tolist(), key=lambda one: [each[one] for each in lacking])
+            dealt[best].add(members[place])
+            lacks[best] -= len(members) * has[place]
+            room[best] -= 1
+        left &= ~some
+        counts = counts - has[some].sum(0)
+    return dealt
 
 
 def _plural(unit: str, count: int) -> str:

@@ -168,7 +168,8 @@ def _spread(
 
 def _values(fold: FoldSubjects, measures: Measures) -> Mapping[str, float | None]:
     known = fold.select(is_known(fold.rows.outcomes))
-    return evaluate(measures, known.rows.outcomes, known.rows.predictions, known.threshold)
+    shown = SHOWN[measures.kind]
+    return evaluate(measures, known.rows.outcomes, known.rows.predictions, known.threshold, shown)
 
 
 def _correct(rows: Sequence[Row]) -> list[Row]:

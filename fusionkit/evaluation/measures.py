@@ -176,18 +176,24 @@ def measures_of(task: Task) -> Measures:
 
 
 def evaluate(
-    measures: Measures, outcomes: Outcomes, predictions: FloatArray, thresholds: float | FloatArray
+    measures: Measures,
+    outcomes: Outcomes,
+    predictions: FloatArray,
+    thresholds: float | FloatArray,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, float | None]:
-    """Returns each metric's value on known outcomes; None where they cannot give it."""
+    """Returns the value of each metric, or of some, on known outcomes; None where they cannot give it."""
     weights = np.ones((1, len(outcomes)))
-    values = measures.weighted(outcomes, predictions, thresholds, weights, measures.metrics)
+    values = measures.weighted(outcomes, predictions, thresholds, weights, metrics or measures.metrics)
     return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()}
 
 
 def _survival(task: Task) -> Measures:
     from fusionkit.evaluation.survival import SurvivalMeasures
+    from fusionkit.tasks.survival import Survival
 
-    return SurvivalMeasures()
+    assert isinstance(task, Survival)
+    return SurvivalMeasures(task.horizons)
 
 
 def _ordinal(task: Task) -> Measures:

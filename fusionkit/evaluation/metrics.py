@@ -14,6 +14,7 @@ BoolArray = NDArray[np.bool_]
 METRICS = ("roc_auc", "accuracy", "sensitivity", "specificity", "average_precision", "brier")
 """With two classes the last one is the positive; with more, all but accuracy and brier are macro averages of
 one class against the rest."""
+_BY = {"brier": "Brier", "auc": "AUC"}
 LABELS = {
     "roc_auc": "AUC",
     "accuracy": "accuracy",
@@ -29,6 +30,12 @@ LABELS = {
     "spearman": "Spearman",
 }
 """How tables and figures call the metrics that they show."""
+
+
+def label_of(metric: str) -> str:
+    """Returns how tables call a metric: roc_auc is AUC, brier_by_12 is Brier by 12."""
+    name, _, horizon = metric.partition("_by_")
+    return f"{_BY[name]} by {horizon}" if horizon else LABELS[metric]
 
 
 def predict_classes(probabilities: FloatArray, thresholds: float | FloatArray) -> IntArray:

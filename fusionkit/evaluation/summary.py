@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fusionkit.evaluation.metrics import LABELS
+from fusionkit.evaluation.metrics import label_of
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
@@ -20,7 +20,7 @@ OF_OUTCOME = ("mae", "rmse")
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:
     """Returns the report as plain text: who was tested, a table of models, whether fusion is worth it."""
     main = _shown(report)[0]
-    curves, on_curves = curve_text(report, main, LABELS[main], width)
+    curves, on_curves = curve_text(report, main, label_of(main), width)
     report = _without_blanked(report)
     paragraphs = [SIMULATED] if report["simulated"] else []
     paragraphs += [LEAKAGE] if report["unit"] == "sample" else []
@@ -33,7 +33,9 @@ def report_text(report: Mapping[str, Any], width: int = 80) -> str:
 
 
 def _shown(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the metrics that are shown, the main one first."""
+    """Returns the metrics that are shown, the main one first; of survival, those of its horizons, too."""
+    if report["task"] == "survival":
+        return tuple(next(iter(report["models"].values()))["subject"])
     return SHOWN[report["task"]]
 
 
@@ -67,13 +69,14 @@ def _table(report: Mapping[str, Any], width: int) -> str:
     longest = max(len(text) for name in models for text in ("model", name, _size(models[name])))
     metrics = _shown(report)
     cells = [text for m in models.values() for texts in _cells_of(m, metrics) for text in texts]
-    column = max([_COLUMN, *(len(text) + 2 for text in cells)])
+    heads = [label_of(metric) for metric in metrics]
+    column = max([_COLUMN, *(len(text) + 2 for text in [*cells, *heads])])
     indent = min(longest + 2, max(width - len(metrics) * column, 16))
     per_block = max(1, (width - indent) // column)
     blocks = []
     for start in range(0, len(metrics), per_block):
         chosen = metrics[start : start + per_block]
-        lines = [_line("model", [LABELS[metric] for metric in chosen], indent, column)]
+        lines = [_line("model", [label_of(metric) for metric in chosen], indent, column)]
         for name, model in models.items():
             lines.extend(_model_lines(name, model, chosen, indent, column))
         blocks.append("\n".join(lines))
@@ -135,7 +138,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
     if n_folds > 1:
         pooled = ((name, model["pooled"][main]["value"]) for name, model in report["models"].items())
         each = ", ".join(f"{name} {_number(value)}" for name, value in pooled)
-        lines.append(f"{LABELS[main]} of the test folds pooled, mean over repeats: {each}.")
+        lines.append(f"{label_of(main)} of the test folds pooled, mean over repeats: {each}.")
     if report["threshold"] == "validation":
         lines.append("A subject is called positive from a threshold on that was set on validation subjects.")
     elif report["threshold"] is not None:
@@ -143,7 +146,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
             f"A subject is called {report['classes'][-1]} from probability {report['threshold']:g} on."
         )
     reasons = {
-        f"{name}: {LABELS[metric]} {model['subject'][metric]['reason']}."
+        f"{name}: {label_of(metric)} {model['subject'][metric]['reason']}."
         for name, model in report["models"].items()
         for metric in _shown(report)
         if model["subject"][metric]["value"] is None
@@ -152,7 +155,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
     lines += _without_width(report)
     if report["counts"]["samples"] != report["counts"]["subjects"]:
         each = "; ".join(
-            f"{name} " + ", ".join(f"{LABELS[m]} {_number(of_sample[m], m)}" for m in _shown(report)[:2])
+            f"{name} " + ", ".join(f"{label_of(m)} {_number(of_sample[m], m)}" for m in _shown(report)[:2])
             for name, of_sample in ((name, model["sample"]) for name, model in report["models"].items())
         )
         lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
@@ -162,7 +165,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
 def _without_width(report: Mapping[str, Any]) -> list[str]:
     """Says which intervals say nothing: resamples of subjects who are all called rightly have one value."""
     flat = [
-        f"{name} {LABELS[metric]}"
+        f"{name} {label_of(metric)}"
         for name, model in report["models"].items()
         for metric in _shown(report)
         if (found := model["subject"][metric])["low"] is not None and found["low"] == found["high"]
@@ -188,7 +191,7 @@ def _sentence(entry: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         f"the {pretrained} alone" if pretrained == entry["b"] else f"the pretrained {pretrained} classifier"
     )
     value, low, high = entry["value"], entry["low"], entry["high"]
-    label = LABELS[entry["metric"]]
+    label = label_of(entry["metric"])
     if low is None:
         return f"Fusion against {other}: the difference in {label} is {entry['reason']}."
     who = _number_of(entry["n_subjects"], "subject")

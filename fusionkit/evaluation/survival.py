@@ -1,4 +1,4 @@
-"""How predicted hazards are judged: Harrell's concordance, plain and under bootstrap weights."""
+"""How predicted hazards and probabilities of an event by a time are judged, plain and under weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from fusionkit.evaluation.measures import ENOUGH, NumberMeasures, Outcomes, few_subjects_text
-from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray
+from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray, weighted_metrics
+from fusionkit.recipe.task_nodes import horizon_text
 
 _BLOCK = 256
 """Subjects that are compared one by one: for more, sums over all others are quicker."""
@@ -16,12 +17,23 @@ _PAIRS_AT_ONCE = 4_000_000
 
 
 class SurvivalMeasures(NumberMeasures):
-    """Of times to an event: outcomes (n, 2) of time and event, predictions (n, 1) of the log hazard."""
+    """Of times to an event: outcomes (n, 2) of time and event.
+
+    Predictions (n, 1 + k) are the log hazard, and the probability of the event by each horizon.
+
+    Args:
+        horizons: Times by which the event is predicted.
+    """
 
     kind = "survival"
-    metrics: tuple[str, ...] = ("concordance",)
-    compared: tuple[str, ...] = ("concordance",)
-    columns: tuple[str, ...] = ("time", "event", "log_hazard")
+
+    def __init__(self, horizons: Sequence[float] = ()) -> None:
+        self.horizons, texts = tuple(horizons), [horizon_text(horizon) for horizon in horizons]
+        # metric -> what it is, and of which horizon
+        self.at = {f"{m}_by_{text}": (m, i) for i, text in enumerate(texts) for m in ("brier", "auc")}
+        self.metrics: tuple[str, ...] = ("concordance", *self.at)
+        self.compared: tuple[str, ...] = ("concordance", *(name for name in self.at if name[0] == "b"))
+        self.columns = ("time", "event", "log_hazard", *(f"probability_by_{text}" for text in texts))
 
     def strata(self, outcomes: Outcomes) -> IntArray:
         """Returns (n,) whether the event was seen: resamples have as many events."""
@@ -40,16 +52,30 @@ class SurvivalMeasures(NumberMeasures):
         weights: FloatArray,
         metrics: Sequence[str],
     ) -> dict[str, FloatArray]:
-        """Returns the concordance under each row of weights."""
-        if not metrics:
-            return {}
-        found = concordance(outcomes[:, 0].astype(np.float64), outcomes[:, 1] > 0, predictions[:, 0], weights)
-        return {name: found for name in metrics}
+        """Returns each metric under each row of weights."""
+        times, is_event = outcomes[:, 0].astype(np.float64), outcomes[:, 1] > 0
+        found: dict[str, FloatArray] = {}
+        if "concordance" in metrics:
+            found["concordance"] = concordance(times, is_event, predictions[:, 0], weights)
+        for place, horizon in enumerate(self.horizons):
+            wanted = {name: self.at[name][0] for name in metrics if self.at.get(name, ("", -1))[1] == place}
+            if wanted:
+                values = at_horizon(times, is_event, predictions[:, 1 + place], weights, horizon)
+                found |= {name: values[metric] for name, metric in wanted.items()}
+        return found
 
     def why_not(self, metric: str, outcomes: Outcomes, noun: str = "subject") -> str | None:
-        """Says that nobody can be compared."""
+        """Says that nobody can be compared, or that nothing is known at the horizon."""
         if not len(outcomes):
             return f"not estimable: no {noun} with a known outcome"
+        if metric in self.at:
+            name, place = self.at[metric]
+            horizon = self.horizons[place]
+            had = (outcomes[:, 0] <= horizon) & (outcomes[:, 1] > 0)
+            if not (~had & (outcomes[:, 0] >= horizon)).any():
+                return f"not estimable: no {noun} is followed to {horizon:g} without the event"
+            lacks_events = name == "auc" and not had.any()
+            return f"not estimable: no {noun} has the event by {horizon:g}" if lacks_events else None
         events = outcomes[outcomes[:, 1] > 0, 0]
         if not len(events):
             return f"not estimable: no {noun} with an event"
@@ -64,6 +90,57 @@ class SurvivalMeasures(NumberMeasures):
             return []
         shown = ", ".join(f"{count} {name}" for name, count in counts.items())
         return [few_subjects_text(shown, f"{ENOUGH} events")]
+
+
+def at_horizon(
+    times: FloatArray, is_event: BoolArray, said: FloatArray, weights: FloatArray, horizon: float
+) -> dict[str, FloatArray]:
+    """Returns the Brier score and the AUC of probabilities of the event by a time, under each row of weights.
+
+    Who is censored before the horizon counts in neither, and who is like them for more (`known_shares`). The
+    AUC is cumulative/dynamic: of those with the event by then against those still without.
+
+    Shape:
+        times, is_event, said (n,), weights (b, n) -> (b,) each, NaN where nobody is still without
+
+    Source: Graf et al. 1999, Assessment and comparison of prognostic classification schemes for survival
+    data; Uno et al. 2007, Evaluating prediction rules for t-year survivors with censored regression models.
+    """
+    had = is_event & (times <= horizon)
+    shares = known_shares(times, is_event, weights, horizon)
+    both = weighted_metrics(
+        had.astype(np.int64), np.stack([1 - said, said], axis=1), 0.5, shares, ["brier", "roc_auc"]
+    )
+    is_known = (shares * ~had).sum(axis=1) > 0
+    return {"brier": np.where(is_known, both["brier"], np.nan), "auc": both["roc_auc"]}
+
+
+def known_shares(times: FloatArray, is_event: BoolArray, weights: FloatArray, horizon: float) -> FloatArray:
+    """Returns weights over the probability of not yet being censored, and 0 for who is before the horizon.
+
+    That probability is Kaplan and Meier's of the same rows under the same weights, so the weights keep their
+    sum. Where an event, or the horizon, and a censoring are at one time, the event or horizon is first.
+
+    Shape:
+        times, is_event (n,), weights (b, n) -> (b, n)
+    """
+    order = np.lexsort((~is_event, times))
+    times, is_event = times[order], is_event[order]
+    some = weights[:, order]
+    at_risk = np.zeros((len(weights), len(times) + 1))
+    at_risk[:, :-1] = np.cumsum(some[:, ::-1], axis=1)[:, ::-1]
+    stays = np.ones_like(at_risk)
+    np.divide(at_risk[:, 1:], at_risk[:, :-1], out=stays[:, 1:], where=~is_event & (at_risk[:, :-1] > 0))
+    # of each row, and of the end, before whoever is censored there
+    stays = np.asarray(np.cumprod(stays, axis=1))
+    had = is_event & (times <= horizon)
+    place = np.where(had, np.arange(len(times)), np.searchsorted(times, horizon))
+    shares = np.zeros_like(some)
+    is_known = had | (times >= horizon)
+    np.divide(some, stays[:, place], out=shares, where=is_known & (some > 0))
+    found = np.empty_like(shares)
+    found[:, order] = shares
+    return found
 
 
 def concordance(

@@ -22,6 +22,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 }
 """The metrics that tables and figures show, by kind of task; sentences are about the first."""
 MAX_LABELS = 1000
+MAX_HORIZONS = 20
 
 
 def _check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -103,12 +104,21 @@ class SurvivalNode(_YesNoNode):
     """Column of the time to the event, or to the end of follow-up; from 0 on."""
     event: str
     """Column that says whether the event was seen; else the time is censored."""
+    horizons: tuple[Annotated[float, Field(gt=0, le=1e100)], ...] = Field((), max_length=MAX_HORIZONS)
+    """Times, such as [12, 24], by which to predict the probability of the event; in the unit of `time`."""
 
     @model_validator(mode="after")
     def _check_columns(self) -> SurvivalNode:
         if self.time == self.event:
             raise ValueError("`time` and `event` are two columns")
+        if list(self.horizons) != sorted(set(self.horizons)):
+            raise ValueError("`horizons` must rise")
         return self
+
+
+def horizon_text(horizon: float) -> str:
+    """Returns a horizon as names of columns and metrics have it: 12, 0.5."""
+    return repr(float(horizon)).removesuffix(".0")
 
 
 def kind(node: Any) -> str:

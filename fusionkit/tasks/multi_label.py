@@ -51,6 +51,10 @@ class MultiLabel(OutcomeCells, Unscaled):
             values.append(read)
         return values, problems
 
+    def spread(self, outcome: Any) -> tuple[bool, ...]:
+        """Returns of each label whether it is known to be true, and whether to be false."""
+        return tuple(value == answer for answer in (1, 0) for value in outcome)
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Returns the mean over rows of weight x mean over labels of cross-entropy, of (n, k) logits.
 

@@ -52,6 +52,10 @@ class Regression(OutcomeCells):
             return [math.nan], [f"{self.node.column}: {value} ('{texts[0]}'). Mend the cell, or blank it."]
         return [value], []
 
+    def spread(self, outcome: Any) -> float:
+        """Returns the number."""
+        return float(outcome[0])
+
     def fitted(self, targets: NDArray[Any]) -> Regression:
         """Returns the task with mean and standard deviation of training rows; DataError if all are equal."""
         least = float(targets.min())
@@ -64,7 +68,9 @@ class Regression(OutcomeCells):
         centred = targets - least
         return Regression(self.node, least + float(centred.mean()), float(centred.std()))
 
-    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+    def state(
+        self, logits: Callable[[], Tensor], rows: Callable[[], tuple[Tensor, Tensor]]
+    ) -> Mapping[str, Tensor]:
         """Returns mean and standard deviation of training rows."""
         return {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("mean", "sd")}
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusionkit.recipe.task_nodes import SurvivalNode
+from fusionkit.errors import DataError
+from fusionkit.recipe.task_nodes import SurvivalNode, horizon_text
 from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_outcome
 
 if TYPE_CHECKING:
@@ -22,30 +23,35 @@ class Survival(OutcomeCells):
     """Time to an event, or to the end of follow-up; predicted is the log of a hazard.
 
     The likelihood says nothing of where it is zero. So each model's is brought to zero on average over its
-    training rows, and what models of several folds say can be averaged and compared.
+    training rows, and what models of several folds say can be averaged and compared. With horizons, it is
+    the probability of the event by each of them, too, from a baseline hazard of the training rows.
 
     Args:
         node: The recipe's.
 
     Source: Cox 1972, Regression models and life-tables; Efron 1977 for ties; Katzman et al. 2018, DeepSurv,
-    for the partial likelihood as the loss of a network.
+    for the partial likelihood as the loss of a network; Breslow 1972, in the discussion of Cox's paper, for
+    the baseline hazard.
     """
 
     kind = "survival"
     groups: tuple[str, ...] = ("censored", "event")
     needed: tuple[str, ...] = ("event",)
     output_dim = 1
-    predictions: tuple[str, ...] = ("log_hazard",)
     is_scaled = True
 
     def __init__(self, node: SurvivalNode) -> None:
         self.node = node
-        self.columns = (node.time, node.event)
+        self.columns, self.horizons = (node.time, node.event), node.horizons
+        by = (f"probability_by_{horizon_text(horizon)}" for horizon in node.horizons)
+        self.predictions: tuple[str, ...] = ("log_hazard", *by)
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the task, for addresses."""
         texts = {"positive": self.node.positive, "negative": self.node.negative}
-        return {"task": "survival", "columns": list(self.columns), **texts}
+        # addresses without horizons are older
+        horizons = {"horizons": list(self.horizons)} if self.horizons else {}
+        return {"task": "survival", "columns": list(self.columns), **texts, **horizons}
 
     def parse(self, manifest: Manifest, texts: Sequence[str | None]) -> tuple[list[float], list[str]]:
         """Returns time and event, and what is wrong with them."""
@@ -77,6 +83,10 @@ class Survival(OutcomeCells):
         event = outcome[1]
         return -1 if event is None or math.isnan(event) else int(event)
 
+    def spread(self, outcome: Any) -> float:
+        """Returns the time."""
+        return float(outcome[0])
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Returns minus Cox's partial log-likelihood of the batch over its number of rows; Efron's for ties.
 
@@ -88,20 +98,64 @@ class Survival(OutcomeCells):
         return cox_loss(logits.squeeze(-1), targets[:, 0], targets[:, 1], weights) / len(logits)
 
     def fitted(self, targets: NDArray[Any]) -> Survival:
-        """Returns itself: its scale is that of what a model says, and known only when all is learned."""
+        """Returns itself; DataError if a horizon is where these training rows (n, 2) say nothing."""
+        events = targets[targets[:, 1] > 0, 0]
+        for horizon in self.horizons:
+            if horizon > targets[:, 0].max():
+                raise DataError(
+                    f"task.horizons: nobody in training is followed so long ({horizon:g}, and the last "
+                    f"{self.node.time} is {targets[:, 0].max():g}). Leave it out, or use other data."
+                )
+            if not (events <= horizon).any():
+                raise DataError(
+                    f"task.horizons: nobody in training has the event so early ({horizon:g}). "
+                    "Leave it out, or use more data."
+                )
         return self
 
-    def state(self, logits: Callable[[], Tensor]) -> Mapping[str, Tensor]:
-        """Returns the mean over training rows."""
-        return {"mean": logits().double().mean(0)}
+    def state(
+        self, logits: Callable[[], Tensor], rows: Callable[[], tuple[Tensor, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Returns the mean over training rows, and where it is zero the cumulative hazard at each horizon."""
+        said = logits().double()
+        mean = said.mean(0)
+        if not self.horizons:
+            return {"mean": mean}
+        targets, weights = rows()
+        of_rows = (said - mean).squeeze(-1), targets[:, 0], targets[:, 1], weights
+        return {"mean": mean, "cumulative_hazard": cumulative_hazard(*of_rows, self.horizons)}
 
     def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
-        """Subtracts the mean over training rows."""
-        return np.asarray(logits - state["mean"].numpy(), dtype=logits.dtype)
+        """Subtracts the mean over training rows; appends logs of the cumulative hazard by each horizon."""
+        hazards = np.asarray(logits - state["mean"].numpy(), dtype=logits.dtype)
+        if not self.horizons:
+            return hazards
+        return np.concatenate([hazards, hazards + state["cumulative_hazard"].log().numpy()], axis=-1)
 
     def link(self, logits: Tensor) -> Tensor:
-        """Returns the log of the hazard as it is, (..., 1): only order and differences tell."""
-        return logits
+        """Returns the log of the hazard as it is, and the probability of the event by each horizon."""
+        return torch.cat([logits[..., :1], -(-logits[..., 1:].exp()).expm1()], -1)
+
+
+def cumulative_hazard(
+    hazards: Tensor, times: Tensor, events: Tensor, weights: Tensor, horizons: Sequence[float]
+) -> Tensor:
+    """Returns by each horizon Breslow's estimate of the cumulative hazard where the log hazard is zero.
+
+    Shape:
+        all (n,); times from 0 on, events 0 or 1 -> (k,)
+    """
+    order = torch.argsort(times, descending=True, stable=True)
+    times, logs = times[order], weights[order].log()
+    tied, at_risk = _at_risk(hazards[order] + logs, times)
+    steps = (logs - at_risk[tied]).exp() * (events[order] > 0)
+    return torch.stack([steps[times <= horizon].sum() for horizon in horizons])
+
+
+def _at_risk(weighted: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the index of each row's distinct time, from the latest on, and logs of who is at risk then."""
+    _, tied, counts = torch.unique_consecutive(times, return_inverse=True, return_counts=True)
+    return tied, torch.logcumsumexp(weighted, 0)[counts.cumsum(0) - 1]
 
 
 def cox_loss(hazards: Tensor, times: Tensor, events: Tensor, weights: Tensor) -> Tensor:
@@ -116,10 +170,8 @@ def cox_loss(hazards: Tensor, times: Tensor, events: Tensor, weights: Tensor) ->
     order = torch.argsort(times, descending=True, stable=True)
     hazards, times, weights = hazards[order], times[order], weights[order]
     is_event = events[order] > 0
-    # index of each row's distinct time, from the latest on, and the last row that has it
-    _, tied, counts = torch.unique_consecutive(times, return_inverse=True, return_counts=True)
     weighted = hazards + weights.log()
-    at_risk = torch.logcumsumexp(weighted, 0)[counts.cumsum(0) - 1]
+    tied, at_risk = _at_risk(weighted, times)
     n_events = torch.zeros_like(at_risk).index_add(0, tied[is_event], torch.ones_like(hazards[is_event]))
     weight = torch.zeros_like(at_risk).index_add(0, tied[is_event], weights[is_event])
     # share of the events in who is at risk

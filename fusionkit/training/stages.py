@@ -192,6 +192,8 @@ class _Planner:
                 f"stage {stage.name}: repeat {self.fold.repeat}, fold {self.fold.fold}: no validation row "
                 "has the modality (0 rows), and `early_stopping` needs some. Use more data or a larger share."
             )
+        if verb != "fit":  # what the task refuses of these rows is said before anything learns
+            self.experiment.task.fitted(self.experiment.targets(rows))
         seed = self._seed(learned[0])
         # without what comes with the head: with and without it, all else is drawn alike
         seeded = sorted(path for path in learned if path not in self.absent)

@@ -190,7 +190,7 @@ class Supervised:
         }
         for module in modules.values():
             module.eval()
-        kept = self.task.state(self._training_logits)
+        kept = self.task.state(self._training_logits, self._training_outcomes)
         return state | {OF_TASK + name: tensor for name, tensor in kept.items()}, history
 
     def _training_logits(self) -> Tensor:
@@ -200,6 +200,11 @@ class Supervised:
             return torch.cat(
                 [self.logits(inputs).cpu() for _, inputs in self._batches(self.units, size, True)]
             )
+
+    def _training_outcomes(self) -> tuple[Tensor, Tensor]:
+        """Returns outcomes (n, ...) and weights (n,) of the training units."""
+        weights = torch.tensor([self.weights[row] for row in self.units.rows.tolist()], dtype=torch.float64)
+        return self._targets(self.units).cpu(), weights
 
 
 def run_train(experiment: Experiment, stage: TrainStage, step: Step) -> Result:
