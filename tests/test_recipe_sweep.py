@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,40 @@ def test_what_is_wrong_with_the_sweep_and_with_its_recipes_is_said_at_once(folde
         "sweep.yaml:3: reference: no such variant ('nobody'). Known: a, b.",
         "sweep.yaml:6: variants[0]: has no modality of that name ('pet'). Known: numbers, words.",
         "sweep.yaml:7: b: override 'split.folds=1': split.folds: must be at least 2 (1).",
+    ]
+
+
+def test_a_wrong_shape_hides_nothing_else(folder, toy_registry):
+    text = (
+        "name: S\nbase: toy.yaml\nseeds: [1, 1]\nmetrics: x\nreference: nobody\nvariants:\n"
+        "  - {name: a, paper: {accuracy: much}, overrides: {split.folds: 1}}\n"
+        "  - {name: b, overrides: [split.folds], against: gone}\n"
+        "  - {name: c, base: 3}\n"
+        "  - {name: d, seed: 4, overrides: {seed: 4}}\n"
+    )
+    found = problems_of(folder, toy_registry, text)
+    assert [re.match(r"sweep\.yaml:(\d+): (\S+?): ", problem).groups() for problem in found] == [
+        ("1", "name"),
+        ("3", "seeds"),
+        ("4", "metrics"),
+        ("5", "reference"),
+        ("7", "variants[0].paper.accuracy"),
+        ("8", "variants[1].overrides"),
+        ("8", "variants[1].against"),
+        ("9", "variants[2].base"),
+        ("10", "variants[3].seed"),
+        ("10", "variants[3].overrides.seed"),
+        ("7", "a"),
+    ]
+    assert found[-1] == "sweep.yaml:7: a: override 'split.folds=1': split.folds: must be at least 2 (1)."
+
+
+def test_where_a_name_is_wrong_nobody_is_said_to_be_missing(folder, toy_registry):
+    text = "name: s\nbase: 3\nreference: a\nvariants:\n  - {nam: a}\n  - {name: b, against: a}\n"
+    assert [problem.split(": ")[1] for problem in problems_of(folder, toy_registry, text)] == [
+        "base",
+        "variants[0].name",
+        "variants[0].nam",
     ]
 
 

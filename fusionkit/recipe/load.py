@@ -22,7 +22,7 @@ from fusionkit.recipe.dialect import dump_yaml
 from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.override import apply_overrides, drop_parts, unreadable
 from fusionkit.recipe.schema import Recipe, Stage
-from fusionkit.recipe.shape import explain, has_step, show, validate_strictly
+from fusionkit.recipe.shape import explain, show, validate_strictly, without
 from fusionkit.recipe.task_checks import check_task
 from fusionkit.recipe.task_nodes import outcome_columns
 from fusionkit.registry import Registry
@@ -282,15 +282,9 @@ def _check_shape(tree: dict[str, Any], findings: Findings) -> _Shape:
         return _Shape(tree, validate_strictly(Recipe, tree))
     except ValidationError as error:
         wrong = explain(error, Recipe, tree, "key")
-    repaired = copy.deepcopy(tree)
     for path, sentence in wrong:
         findings.add(path, sentence)
-        node: Any = repaired
-        step: Any
-        for step in path[:-1]:
-            node = node[step] if has_step(node, step) else None
-        if isinstance(node, dict) and path:
-            node.pop(str(path[-1]), None)
+    repaired = without(tree, [path for path, _ in wrong])
     doubtful = frozenset(str(path[0]) for path, _ in wrong if path)
     try:
         return _Shape(repaired, validate_strictly(Recipe, repaired), doubtful)

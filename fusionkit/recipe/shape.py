@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -143,6 +145,19 @@ def _locate(model: type[BaseModel], tree: Any, details: ErrorDetails) -> tuple[T
 def has_step(tree: Any, step: str | int) -> bool:
     """Whether a key or entry is there."""
     return step in tree if isinstance(tree, dict) else isinstance(step, int) and step < len(tree)
+
+
+def without(tree: Any, paths: Iterable[TreePath]) -> Any:
+    """Returns a copy of a tree without the keys at some paths; entries of lists stay."""
+    repaired = copy.deepcopy(tree)
+    for path in paths:
+        node: Any = repaired
+        step: Any
+        for step in path[:-1]:
+            node = node[step] if has_step(node, step) else None
+        if isinstance(node, dict) and path:
+            node.pop(str(path[-1]), None)
+    return repaired
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

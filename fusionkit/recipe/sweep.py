@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from fusionkit.recipe.findings import Findings
 from fusionkit.recipe.load import LoadedRecipe, load_recipe, read_text
 from fusionkit.recipe.node import Node
 from fusionkit.recipe.schema import FUSED, PRETRAINED, Name, missing_name
-from fusionkit.recipe.shape import explain, show, validate_strictly
+from fusionkit.recipe.shape import TreePath, explain, show, validate_strictly, without
 from fusionkit.recipe.task_nodes import SHOWN, WITH_CLASSES, outcome_columns
 from fusionkit.registry import Registry
 from fusionkit.specs import MAX_SEED
@@ -161,29 +161,53 @@ def load_sweep(
     if "stages" in tree and "variants" not in tree:
         raise RecipeError(f"{path}:1: a recipe, not a sweep. Say `fusionkit run`.")
     findings = Findings(tree)
-    try:
-        sweep = validate_strictly(Sweep, tree)
-    except ValidationError as error:
-        for place, sentence in explain(error, Sweep, tree, "key"):
-            findings.add(place, sentence)
-        findings.raise_all()
-        raise
-    _check(sweep, findings)
-    experiments, errors = _load_experiments(path, sweep, tree, registry, overrides, data_root)
+    sweep, wrong = _check_shape(tree, findings)
+    _check_variants(sweep, wrong, findings)
+    if not any(place[2:] == ("name",) for place in wrong):  # else who is meant is not known
+        _check_names(sweep, findings)
+    experiments, errors = _load_experiments(path, sweep, wrong, tree, registry, overrides, data_root)
     _check_runs(sweep, experiments, findings)
     findings.others += errors
     findings.raise_all()
     return LoadedSweep(sweep, text, tuple(overrides), tuple(experiments))
 
 
-def _check(sweep: Sweep, findings: Findings) -> None:
-    _check_variants(sweep, findings)
+def _check_shape(tree: dialect.Mapping, findings: Findings) -> tuple[Sweep, frozenset[TreePath]]:
+    """Returns the sweep without what is wrong with its shape, and those keys; raises if too little is left.
+
+    A name that is wrong has another in its place, so that all else can be checked, too.
+    """
+    try:
+        return validate_strictly(Sweep, tree), frozenset()
+    except ValidationError as error:
+        found = explain(error, Sweep, tree, "key")
+    for place, sentence in found:
+        findings.add(place, sentence)
+    repaired = without(tree, [place for place, _ in found])
+    repaired.setdefault("name", "sweep")
+    variants = repaired.get("variants")
+    for number, variant in enumerate(variants if isinstance(variants, list) else (), 1):
+        if isinstance(variant, dict):
+            variant.setdefault("name", f"variant {number}")
+    try:
+        sweep = validate_strictly(Sweep, repaired)
+    except ValidationError:
+        findings.raise_all()
+        raise
+    return sweep, frozenset(place[: 3 if place[0] == "variants" else 1] for place, _ in found if place)
+
+
+def _is_doubtful(index: int, variant: VariantNode, wrong: Collection[TreePath]) -> bool:
+    """Says whether what a variant changes, or of what, is not known."""
+    keys = ["overrides", *(["base"] if variant.base is None else [])]
+    return any((key,) in wrong or ("variants", index, key) in wrong for key in keys)
+
+
+def _check_names(sweep: Sweep, findings: Findings) -> None:
     names = [variant.name for variant in sweep.variants]
     for index, name in enumerate(names):
         if name in names[:index]:
             findings.add(("variants", index, "name"), f"there are two variants of this name ('{name}').")
-    if len(set(sweep.seeds)) < len(sweep.seeds):
-        findings.add(("seeds",), f"a seed is named twice ({show(list(sweep.seeds))}). Name each once.")
     if sweep.reference is not None and sweep.reference not in names:
         findings.add(
             ("reference",), f"no such variant ({show(sweep.reference)}). {suggest(sweep.reference, names)}"
@@ -200,9 +224,11 @@ def _check(sweep: Sweep, findings: Findings) -> None:
             )
 
 
-def _check_variants(sweep: Sweep, findings: Findings) -> None:
+def _check_variants(sweep: Sweep, wrong: Collection[TreePath], findings: Findings) -> None:
+    if len(set(sweep.seeds)) < len(sweep.seeds):
+        findings.add(("seeds",), f"a seed is named twice ({show(list(sweep.seeds))}). Name each once.")
     for index, variant in enumerate(sweep.variants):
-        if variant.base is None and sweep.base is None:
+        if variant.base is None and sweep.base is None and not _is_doubtful(index, variant, wrong):
             findings.add(
                 ("variants", index), "there is no recipe to change. Give it, or the sweep, a `base`."
             )
@@ -217,6 +243,7 @@ def _check_variants(sweep: Sweep, findings: Findings) -> None:
 def _load_experiments(
     path: Path,
     sweep: Sweep,
+    wrong: Collection[TreePath],
     tree: dialect.Mapping,
     registry: Registry,
     given: Sequence[str],
@@ -226,7 +253,7 @@ def _load_experiments(
     experiments: list[SweepExperiment] = []
     errors: dict[str, list[tuple[str, FusionkitError]]] = {}
     for index, variant in enumerate(sweep.variants):
-        if variant.base is None and sweep.base is None:
+        if (variant.base is None and sweep.base is None) or _is_doubtful(index, variant, wrong):
             continue  # said already
         place = dialect.place_at(tree, ("variants", index))
         base = path.parent / str(variant.base or sweep.base)

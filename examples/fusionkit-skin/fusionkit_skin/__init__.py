@@ -10,8 +10,23 @@ from pydantic import Field
 
 from fusionkit import ComponentConfig, DataFile, Head, HeadSpec, Source, SourceSpec, hookimpl
 
-SITES = ("abdomen", "back", "chest", "face", "foot", "lower extremity", "trunk", "upper extremity")
-"""Some of HAM10000's places; others are read as missing."""
+SITES = (
+    "abdomen",
+    "acral",
+    "back",
+    "chest",
+    "ear",
+    "face",
+    "foot",
+    "genital",
+    "hand",
+    "lower extremity",
+    "neck",
+    "scalp",
+    "trunk",
+    "upper extremity",
+)
+"""HAM10000's places, but `unknown`; the audit refuses others, row by row."""
 CLASSES = {"nevus": "nv", "keratosis": "bkl", "melanoma": "mel"}
 """Class -> HAM10000's code; rows with another code are left out, and counted."""
 
@@ -60,7 +75,9 @@ def write_example_files(config: SkinConfig, data_root: Path, n_lesions: int = 12
         name, sex = f"simulated_{number}", ("female", "male", "unknown")[number % 5 % 3]
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
         age = str(30 + 10 * kind + int(rng.integers(0, 30))) if number % 7 else ""
-        rows.append([f"lesion_{number}", name, [*CLASSES.values()][kind], age, sex, SITES[number % 8]])
+        rows.append(
+            [f"lesion_{number}", name, [*CLASSES.values()][kind], age, sex, SITES[number % len(SITES)]]
+        )
     with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
         header = ["lesion_id", "image_id", "dx", "age", "sex", "localization"]
         csv.writer(file).writerows([header, *rows])

@@ -21,7 +21,7 @@ class SkinLesions:
         "image": ColumnSpec(kind="file"),
         "age": ColumnSpec(kind="numeric", range=(0, 120), unit="years"),
         "sex": ColumnSpec(kind="binary", values=("female", "male"), missing=("", "unknown")),
-        "site": ColumnSpec(kind="category", values=SITES),
+        "site": ColumnSpec(kind="category", values=SITES, missing=("", "unknown")),
     }
     classes: tuple[str, ...] = tuple(CLASSES)
 
@@ -50,7 +50,7 @@ class SkinLesions:
                     "image": [_file_of(root, name) for name in kept["image_id"]],
                     "age": kept["age"],
                     "sex": kept["sex"],
-                    "site": [site if site in SITES else None for site in kept["localization"]],
+                    "site": kept["localization"],
                 },
                 schema=dict.fromkeys(self.schema, pl.String),
             ),
