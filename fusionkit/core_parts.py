@@ -21,7 +21,8 @@ class Scale(nn.Module):
     """Standardises one modality's features; buffers only, fitted on present training rows, frozen after.
 
     Shape:
-        (n, dim) -> (n, dim); a feature that never varied is shifted and not divided, as scikit-learn does.
+        (n, dim) -> (n, dim), or packed tokens (n, n_tokens * (dim + 1)) alike; a feature that never varied is
+        shifted and not divided, as scikit-learn does.
 
     Args:
         dim: Width of the features.
@@ -42,7 +43,7 @@ class Scale(nn.Module):
         return self.fit_parts([inputs])
 
     def fit_parts(self, parts: Iterable[Tensor]) -> Self:
-        """Learns from (n, dim) in parts, one at a time: a large cohort's features need not fit in memory.
+        """Learns from features in parts, one at a time: a large cohort's features need not fit in memory.
 
         Source: Chan, Golub and LeVeque 1979, Updating formulae and a pairwise algorithm for sample variances.
         """
@@ -61,7 +62,7 @@ class Scale(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> Tensor:
-        """Returns (n, dim)."""
+        """Returns what came in, scaled."""
         if self.n_tokens:
             values, mask = unpack_tokens(features, self.n_tokens)
             return pack_tokens((values - self.mean) / self.std, mask, self.n_tokens)

@@ -14,6 +14,7 @@ from fusionkit.data.batches import make_units
 from fusionkit.data.splits import Fold
 from fusionkit.errors import FusionkitError, ResourceError
 from fusionkit.interfaces import Tell
+from fusionkit.model import compute_part
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.recipe.schema import LoopOptions
@@ -151,8 +152,10 @@ def _rows_per_second(experiment: Experiment, modality: str) -> float:
     for _ in range(3):
         started = time.perf_counter()
         raw = experiment.to_device(reader.read(make_units(np.array(rows), 1), training=False))
-        with torch.inference_mode(), experiment.device.autocast():
-            encoder(raw)
+        with torch.inference_mode():
+            compute_part(
+                path, encoder, raw, experiment.factory.n_tokens(modality), experiment.device.autocast
+            )
         best = min(best, time.perf_counter() - started)
     return len(rows) / best
 

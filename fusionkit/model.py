@@ -67,7 +67,7 @@ class FusionModel(nn.Module):
         chains: Parts per modality in data-flow order: encoder, perhaps raiser, perhaps scale.
         head: The head.
         in_precision: Enters the precision of a modality's encoder; null for fp32.
-        dims: Width of each modality's features.
+        dims: Width of each modality's features, or of a token.
         output_dim: Width of the head's output.
         absent: What gives the rows that lack a modality, by modality; zeros for the others.
         n_tokens: How many tokens of a row the head reads at most, by modality; 0 where it reads a vector.
@@ -103,7 +103,7 @@ class FusionModel(nn.Module):
             yield path, inputs
 
     def features(self, modality: str, inputs: Any, start: int = 0) -> Tensor:
-        """Returns a modality's features from `start` of its chain on, (n present, d), in fp32."""
+        """Returns a modality's features from `start` of its chain on, or packed tokens, (n present, d)."""
         for _, values in self.walk(modality, inputs, start):
             inputs = values
         return cast(Tensor, inputs)
@@ -201,7 +201,7 @@ def compute_part(
     with calling(path, "tokens" if is_asked else "forward"), (precision or nullcontext)():
         found = cast(Any, part).tokens(inputs) if is_asked else part(inputs)
     if is_asked:
-        values, mask = check_tokens(path, part, found, n_rows)
+        values, mask = check_given_tokens(path, part, found, n_rows)
         return pack_tokens(values, mask, n_tokens)
     return check_features(path, part, found if precision is None else to_fp32(found), n_rows)
 
@@ -221,7 +221,7 @@ def token_sizes(path: str, encoder: Any) -> tuple[int, int]:
     )
 
 
-def check_tokens(path: str, part: Any, found: Any, n_rows: int | None = None) -> tuple[Tensor, Tensor]:
+def check_given_tokens(path: str, part: Any, found: Any, n_rows: int | None = None) -> tuple[Tensor, Tensor]:
     """Returns an encoder's tokens as float32, and their mask; raises PluginError for what they may not be."""
     is_pair = isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, Tensor) for one in found)
     values, mask = found if is_pair else (torch.zeros(0), torch.zeros(0))

@@ -135,6 +135,9 @@ class PartFactory:
             module = self.build(path, seed)
             if not is_core_part(path) and path != "head":
                 self._dims.setdefault(path, int(cast(Any, module).output_dim))
+            modality, _, kind = path.partition(".")
+            if kind == "encoder" and self.loaded.reads_tokens(modality):
+                self._tokens.setdefault(path, token_sizes(path, module))
             self._origins[path, seed] = state_digest(module)
         return self._origins[path, seed]
 

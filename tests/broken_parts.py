@@ -287,6 +287,41 @@ class NoPlace(Places):
         return values, ~mask
 
 
+class CountedPlaces(Places):
+    def __init__(self, config, columns):
+        super().__init__(config, columns)
+        self.register_buffer("n_calls", torch.zeros(()))
+
+    def tokens(self, images):
+        self.n_calls += 1
+        return super().tokens(images)
+
+
+class PlacesAtHome(Places):
+    def tokens(self, images):
+        values, mask = super().tokens(images)
+        return values + torch.arange(4.0), mask
+
+
+class UnreadPlaces(Places):
+    def __init__(self, config, columns):
+        super().__init__(config, columns)
+        self.extra = nn.Linear(4, 4)
+
+    def tokens(self, images):
+        values, mask = super().tokens(images)
+        return values + 0 * self.extra(values), mask
+
+
+class LouderPlaces(Places):
+    """One value is large, and who is there depends on who else is in the batch."""
+
+    def tokens(self, images):
+        values, mask = super().tokens(images)
+        mask = mask & (torch.arange(2, device=mask.device) < 1 + (len(values) > 2))
+        return values + 10_000 * (torch.arange(4, device=values.device) == 0), mask
+
+
 class ShiftedPlaces(Places):
     def tokens(self, images):
         values, mask = super().tokens(images)

@@ -20,6 +20,7 @@ from toy_images import FOLD, RECIPE, make_experiment, make_manifest, with_cell
 import fusionkit_heads
 import fusionkit_tabular
 from fusionkit import ComponentConfig, EncoderSpec, HeadSpec, PluginError, RecipeError, hookimpl
+from fusionkit.cli.validate import summarize
 from fusionkit.core_parts import Scale
 from fusionkit.data.batches import make_units
 from fusionkit.prepare import Places as RunPlaces
@@ -309,6 +310,17 @@ def test_heads_share_a_pretraining_and_no_scale_with_heads_that_read_vectors(tmp
     assert "fit record.scale" in same, "a record gives a vector to both"
 
 
+def test_validate_says_whose_tokens_are_read():
+    lines = [line.split(maxsplit=1)[1] for line in summarize(toy_images.load(text=with_second_image()))[2:5]]
+    assert lines == [
+        "1 column -> toy_places -> its tokens -> head",
+        "1 column -> toy_places -> its tokens -> head",
+        "2 columns -> toy_mean -> toy_denoise -> head",
+    ]
+    (vector,) = summarize(toy_images.load("head.tokens=false", text=TEXT))[2:3]
+    assert vector.split(maxsplit=1)[1] == "1 column -> toy_places -> head"
+
+
 # bad input
 
 
@@ -318,7 +330,8 @@ def test_a_recipe_whose_head_would_read_tokens_and_gets_none_is_refused():
         load_text(text, registry(), name="r.yaml")
     assert list(caught.value.problems) == [
         "r.yaml:10: head: toy_reader would read tokens, and no modality gives any (image: toy_conv, record: "
-        "toy_mean with a raiser). Use an encoder that does, without a raiser: toy_places."
+        "toy_mean with a raiser). Look at its options, or use an encoder that gives them, without a raiser: "
+        "toy_places."
     ]
 
 
@@ -357,6 +370,19 @@ def test_what_are_no_tokens_is_the_plugins_fault(tmp_path, name):
     with pytest.raises(PluginError) as caught:
         trained(tmp_path)
     assert caught.value.problems[0].startswith(f"image.encoder: {sentence}")
+
+
+def test_a_token_that_comes_and_goes_is_noticed_beside_a_large_value(tmp_path):
+    def tokens(images):
+        values = images.float().flatten(1)[:, : 2 * DIM].reshape(-1, 2, DIM)
+        values = values + 1e6 * (torch.arange(DIM) == 0)
+        mask = torch.ones(len(images), 2, dtype=torch.bool)
+        mask[:, 1] = torch.arange(len(images)) % 3 == 0
+        return values, mask
+
+    BROKEN.update(tokens=tokens)
+    with pytest.raises(PluginError, match="gives other values for the same rows in another batch"):
+        trained(tmp_path)
 
 
 def test_a_neighbour_in_a_token_is_noticed(tmp_path):

@@ -74,6 +74,7 @@ def summarize(loaded: LoadedRecipe) -> list[str]:
     for modality, columns in loaded.columns.items():
         chain = [plan.use for plan in loaded.parts.values() if plan.modality == modality]
         counted = f"{len(columns)} column{'s' if len(columns) > 1 else ''}"
+        chain += ["its tokens"] if loaded.reads_tokens(modality) else []
         lines.append((modality, " -> ".join([counted, *chain, "head"])))
     lines.append(("head", loaded.parts["head"].use))
     for number, stage in enumerate(loaded.recipe.stages, 1):

@@ -254,7 +254,7 @@ def reads_tokens(parts: Parts, modality: str) -> bool:
     return head.card.takes_tokens(head.config) and encoder.card.gives_tokens(encoder.config)
 
 
-def check_tokens(parts: Parts, registry: Registry, findings: Findings) -> None:
+def check_token_readers(parts: Parts, registry: Registry, findings: Findings) -> None:
     """Checks that a head that takes tokens gets some."""
     head = parts.get("head")
     takes = head is not None and isinstance(head.card, HeadSpec) and head.card.takes_tokens(head.config)
@@ -264,16 +264,23 @@ def check_tokens(parts: Parts, registry: Registry, findings: Findings) -> None:
     if any(reads_tokens(parts, modality) for modality in encoders):
         return
     given = ", ".join(
-        f"{modality}: {plan.use}{' with a raiser' if f'{modality}.raiser' in parts else ''}"
+        f"{modality}: {plan.use}{_why_vector(plan, f'{modality}.raiser' in parts)}"
         for modality, plan in encoders.items()
         if plan is not None
     )
     able = [card.name for card, _ in registry.cards("encoder") if answers(card, "gives_tokens")]
     findings.add(
         ("head",),
-        f"{head.use} would read tokens, and no modality gives any ({given}). Use an encoder that does, "
-        f"without a raiser{': ' if able else ''}{', '.join(able)}.",
+        f"{head.use} would read tokens, and no modality gives any ({given}). Look at its options, or use an "
+        f"encoder that gives them, without a raiser{': ' if able else ''}{', '.join(able)}.",
     )
+
+
+def _why_vector(plan: PartPlan, is_raised: bool) -> str:
+    """Says why an encoder that may give tokens gives a vector here."""
+    if is_raised:
+        return " with a raiser"
+    return " with these options" if answers(plan.card, "gives_tokens") else ""
 
 
 def check_validation(recipe: Recipe, findings: Findings) -> None:

@@ -184,7 +184,7 @@ def _load(
     outcome = outcome_columns(shape.recipe.task) if shape.recipe is not None else {}
     columns = resolve_columns(tree, plans, source, outcome, findings) if source is not None else {}
     checks.check_missing(plans, registry, findings)
-    checks.check_tokens(plans, registry, findings)
+    checks.check_token_readers(plans, registry, findings)
     checks.check_blanking(tree, findings)
     stages = _read_stages(shape.tree)
     checks.check_stages(stages, plans, findings)

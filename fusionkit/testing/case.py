@@ -195,6 +195,16 @@ class Case:
             raise BreachError(f"{self.id}: gives {type(out).__name__}, and a tensor is due.")
         return cast(Tensor, to_fp32(out)) if self.is_stored else out
 
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether it is an encoder that gives tokens with these options."""
+        return self.kind == "encoder" and cast(EncoderSpec, self.card).gives_tokens(self.config)
+
+    def tokens(self, part: Any, batch: Any) -> Any:
+        """Returns what an encoder's `tokens` gives for a batch, whatever it is."""
+        with calling(self.id, "tokens"):
+            return part.tokens(batch)
+
     def fit(self, part: Any, rows: Sequence[int] | None = None, seed: int = 0) -> Any:
         """Fits a closed-form part on some rows and returns what `fit` gives."""
         rows = range(self.n_rows) if rows is None else rows

@@ -97,7 +97,7 @@ def check_loss_is_repeatable(case: Case) -> None:
 
 @check(*PARTS, learns=("gradient", "self_supervised"))
 def check_every_parameter_learns(case: Case) -> None:
-    """Every parameter gets a gradient: from outcomes, from the part's own `loss`, or by a pretrain stage."""
+    """Every parameter gets a gradient: from outcomes, its own `loss`, a pretrain stage, or `tokens`."""
     dead: set[str] = set()
     for seed in SEEDS:  # a ReLU may be off for all rows by chance
         still = _without_gradient(case, seed)
@@ -137,4 +137,5 @@ def _losses(case: Case, part: Any) -> list[Tensor]:
         if case.kind == "head":
             return [*found, nn.functional.cross_entropy(out, case.targets)]
         outs = [out, part.pretraining_features(batch)] if hasattr(part, "pretraining_features") else [out]
+        outs += case.tokens(part, batch)[:1] if case.gives_tokens else ()
         return [*found, *((value - torch.randn_like(value)).square().mean() for value in outs)]

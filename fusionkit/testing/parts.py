@@ -125,10 +125,16 @@ def check_state_is_complete(case: Case) -> None:
 
 @check(*PARTS)
 def check_frozen_stays_frozen(case: Case) -> None:
-    """Frozen, a part keeps nothing between calls and draws no random numbers: state and answers stay."""
+    """Frozen, a part keeps nothing between calls and draws no random numbers: state and answers stay.
+
+    So in `tokens`, too, where it gives them.
+    """
     part, batch = case.learned(), case.batch()
     before, drawn = state_digest(part), _global_generators()
     first = case.run(part, batch)
+    if case.gives_tokens:
+        with torch.no_grad():
+            case.tokens(part, batch)
     require(case, _global_generators() == drawn, "draws random numbers although it is frozen.")
     case.run(part, case.batch(range(2)))
     again = case.run(part, batch)
@@ -173,13 +179,18 @@ def check_missing_values(case: Case) -> None:
 def check_device(case: Case) -> None:
     """A part moves between devices: all its tensors are parameters or buffers, new ones are made where it is.
 
+    `tokens` move with it.
     Without a GPU this is tried on torch's meta device, where a part that computes from values cannot go.
     """
     part, batch = case.learned(), case.batch()
     expected = case.run(part, batch)
     target = "cuda" if torch.cuda.is_available() else "meta"
     try:
-        out = case.run(part.to(target), Device(target, "fp32", 1, "the kit").move(batch))
+        moved = Device(target, "fp32", 1, "the kit").move(batch)
+        out = case.run(part.to(target), moved)
+        if case.gives_tokens:
+            with torch.no_grad():
+                case.tokens(part, moved)
     except Exception as error:
         reason = str(error)
         if any(words in reason for words in ("expected device", "same device", "different device")):

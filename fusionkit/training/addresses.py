@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fusionkit.interfaces import InputSpec
 from fusionkit.recipe.schema import PretrainStage
 from fusionkit.store import FORMAT, address_of
+from fusionkit.tokens import PACKED_VERSION
 from fusionkit.training.experiment import Experiment
 from fusionkit.training.pretrain import auxiliary_values
 from fusionkit.training.train import LOOP_VERSION
@@ -70,9 +71,10 @@ def _describe_dropout(experiment: Experiment, step: Step) -> dict[str, Any]:
 
 def _describe_tokens(experiment: Experiment, step: Step, modalities: Sequence[str]) -> dict[str, Any]:
     """Returns how many tokens are read of which encoders; nothing where none are, or nothing reads them."""
-    is_reader = any(path == "head" or path.endswith(".scale") for path in step.used)
-    found = {name: experiment.factory.n_tokens(name) for name in modalities} if is_reader else {}
-    return {"tokens": {name: n for name, n in found.items() if n}} if any(found.values()) else {}
+    if not any(path == "head" or path.endswith(".scale") for path in step.used):
+        return {}
+    found = {name: n for name in modalities if (n := experiment.factory.n_tokens(name))}
+    return {"tokens": found, "packed": PACKED_VERSION} if found else {}
 
 
 def _describe_input(spec: InputSpec, step: Step) -> dict[str, Any]:

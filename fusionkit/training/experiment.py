@@ -28,6 +28,7 @@ from fusionkit.recipe.components import PartPlan, data_files
 from fusionkit.specs import TABULAR_KINDS, ImageOptions
 from fusionkit.store import Artefact, Store
 from fusionkit.task import Task
+from fusionkit.tokens import PACKED_VERSION
 from fusionkit.training.checks import check_alone, check_finite
 from fusionkit.training.device import Device
 from fusionkit.training.features import FeatureTable, ensure_features, fill_up, prefix_address
@@ -194,8 +195,9 @@ class Experiment:
 
     def table(self, modality: str, origin: Origin) -> FeatureTable:
         """Returns the stored features, or tokens, of a modality's frozen encoder."""
-        output = "tokens" if self.factory.n_tokens(modality) else "features"
-        return self.output_table(modality, origin, {"output": output})
+        is_packed = self.factory.n_tokens(modality) > 0
+        output = {"output": "tokens", "packed": str(PACKED_VERSION)} if is_packed else {"output": "features"}
+        return self.output_table(modality, origin, output)
 
     def output_table(self, modality: str, origin: Origin, output: Mapping[str, Any]) -> FeatureTable:
         """Returns the stored values of one output of a modality's frozen encoder."""
@@ -226,11 +228,11 @@ class Experiment:
         if n_rows is None:  # its rows cannot be told apart
             return self.portions(work).run(1, lambda part: compute(self.to_device(raw)))[0]
 
-        def compute_part(part: slice) -> Tensor:
+        def compute_rows(part: slice) -> Tensor:
             is_whole = part.stop - part.start == n_rows
             return compute(self.to_device(raw if is_whole else take_rows(raw, part)))
 
-        parts = self.portions(work).run(n_rows, compute_part)
+        parts = self.portions(work).run(n_rows, compute_rows)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def to_device(self, raw: Any) -> Any:
@@ -346,7 +348,7 @@ class Feed:
 def encode(
     experiment: Experiment, modality: str, origin: Origin, raw: Any, again: Callable[[Sequence[int]], Any]
 ) -> Tensor:
-    """Returns a frozen encoder's features of a raw batch, (n, d) in fp32; `again` makes one of some rows."""
+    """Returns a frozen encoder's features, or packed tokens, (n, d); `again` makes a batch of some rows."""
     path, n_tokens = f"{modality}.encoder", experiment.factory.n_tokens(modality)
     encoder = experiment.module(path, origin)
 
@@ -366,7 +368,7 @@ def encode(
 
 
 def chain_inputs(experiment: Experiment, origins: Origins, path: str, units: Units) -> Iterator[Any]:
-    """Yields by batches what comes into a part in training: raw for an encoder, else features (n, d)."""
+    """Yields by batches what comes into a part in training: raw, features (n, d), or packed tokens."""
     modality = path.split(".")[0]
     reader, n_tokens = experiment.reader(modality), experiment.factory.n_tokens(modality)
     chain = experiment.factory.chain(modality)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 256
 
 Joined = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Features (n, d) by modality, absent rows filled; and (n,) by modality, which rows have it."""
+"""What comes into a head: features and presence by modality, as in its `forward`, absent rows filled."""
 
 
 def head_units(experiment: Experiment, step: Step) -> Units:

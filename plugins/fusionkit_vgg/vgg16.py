@@ -96,8 +96,11 @@ class Vgg16Multilevel(_Vgg16):
         super().__init__(config, columns)
         self.tapped = config.blocks
         self.output_dim = sum(CHANNELS[block] for block in config.blocks)
-        self.pretraining_dim = self.token_dim = CHANNELS[5]
-        self.n_tokens = POOL * POOL
+        self.pretraining_dim = CHANNELS[5]
+        self.last = max(self.tapped)
+        # a block's outputs are halved before the next one
+        self.places = max(1, min(POOL, config.input.size // 2 ** (self.last - 1)))
+        self.n_tokens, self.token_dim = self.places**2, CHANNELS[self.last]
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns (n, output_dim)."""
@@ -109,9 +112,14 @@ class Vgg16Multilevel(_Vgg16):
         return self.blocks(images, 5)[5]
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns block 5 in 7 x 7 places, (n, 49, 512), all of them there."""
+        """Returns the places of the last tapped block, pooled to 7 x 7 where there are more, none missing.
+
+        Shape:
+            (n, 3, size, size) -> (n, n_tokens, token_dim), (n, n_tokens)
+        """
         # 14 x 14 pooled to 7 x 7 is VGG's own last pooling
-        places = adaptive_max_pool2d(self.blocks(images, 5)[5], POOL).flatten(2).transpose(1, 2)
+        pooled = adaptive_max_pool2d(self.blocks(images, self.last)[self.last], self.places)
+        places = pooled.flatten(2).transpose(1, 2)
         return places, places.new_ones(places.shape[:2], dtype=torch.bool)
 
 

@@ -121,6 +121,31 @@ def test_pretraining_features_are_block_5_whichever_blocks_are_tapped(weights, i
             torch.testing.assert_close(encoder.pretraining_features(images), hooked[5], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("blocks", "size", "n_places"), [((3, 4, 5), 48, 9), ((5,), 112, 49), ((1, 3), 24, 36)]
+)
+def test_tokens_are_the_places_of_the_last_tapped_block(blocks, size, n_places):
+    encoder = build(blocks=list(blocks), input=ImageOptions(size=size)).eval()
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    with torch.inference_mode():
+        values, mask = encoder.tokens(images)
+        last = encoder.blocks(images, max(blocks))[max(blocks)]
+    assert values.shape == (2, n_places, encoder.token_dim)
+    assert (encoder.n_tokens, mask.shape) == (n_places, (2, n_places))
+    assert bool(mask.all())
+    torch.testing.assert_close(values, last.flatten(2).transpose(1, 2))
+
+
+def test_of_224_pixels_tokens_are_block_5_after_vggs_own_pooling():
+    encoder = build(blocks=[5], input=ImageOptions(size=224)).eval()
+    images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
+    with torch.inference_mode():
+        values, _ = encoder.tokens(images)
+        pooled = encoder.features[-1](encoder.blocks(images, 5)[5])
+    assert encoder.n_tokens == 49
+    torch.testing.assert_close(values, pooled.flatten(2).transpose(1, 2))
+
+
 def test_rows_do_not_depend_on_batch_size_or_neighbours(images):
     encoder = build()
     with torch.inference_mode():
