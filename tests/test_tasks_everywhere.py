@@ -166,24 +166,24 @@ def test_initialisations_are_averaged_on_the_outcomes_scale(tmp_path):
     assert report["models"]["fused"]["subject"]["r2"]["value"] == pytest.approx(ceiling, abs=0.05)
 
 
-def folds_of(split, codes, groups, needed):
+def folds_of(split, codes, strata, needed):
     subjects = [f"p{i}" for i in range(len(codes))]
-    names = [groups[code] for code in codes]
+    names = [strata[code] for code in codes]
     manifest = type("M", (), {})()
     manifest.samples = manifest.subjects = subjects
-    manifest.outcomes, manifest.classes = names, groups
+    manifest.outcomes, manifest.classes = names, strata
     manifest.__class__.__len__ = lambda self: len(subjects)
     return make_folds(split, manifest, dict(zip(subjects, names, strict=True)), 0, needed)
 
 
 def test_events_are_dealt_evenly_and_nobody_needs_to_be_censored():
-    groups, needed = ("censored", "event"), ("event",)
+    strata, needed = ("censored", "event"), ("event",)
     codes = [1] * 10 + [0] * 3
-    for fold in folds_of(FoldSplit(scheme="folds", folds=5), codes, groups, needed):
+    for fold in folds_of(FoldSplit(scheme="folds", folds=5), codes, strata, needed):
         assert sum(codes[row] for row in fold.test) == 2
-    folds_of(HoldoutSplit(scheme="holdout"), [1] * 6, groups, needed)
+    folds_of(HoldoutSplit(scheme="holdout"), [1] * 6, strata, needed)
     with pytest.raises(DataError) as caught:
-        folds_of(HoldoutSplit(scheme="holdout"), [0] * 6, groups, needed)
+        folds_of(HoldoutSplit(scheme="holdout"), [0] * 6, strata, needed)
     assert list(caught.value.problems) == [
         "split: there is no event subject (6 subjects with a known outcome). Use other data."
     ]

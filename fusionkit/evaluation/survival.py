@@ -9,6 +9,7 @@ import numpy as np
 from fusionkit.evaluation.measures import ENOUGH, NumberMeasures, Outcomes, few_subjects_text
 from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray, weighted_metrics
 from fusionkit.recipe.task_nodes import horizon_text
+from fusionkit.tasks.survival import Survival
 
 _BLOCK = 256
 """Subjects that are compared one by one: for more, sums over all others are quicker."""
@@ -37,12 +38,12 @@ class SurvivalMeasures(NumberMeasures):
 
     def strata(self, outcomes: Outcomes) -> IntArray:
         """Returns (n,) whether the event was seen: resamples have as many events."""
-        return outcomes[:, 1].astype(np.int64)
+        return np.array([Survival.stratum(outcome) for outcome in outcomes.tolist()], dtype=np.int64)
 
     def counts(self, outcomes: Outcomes) -> dict[str, int]:
         """Returns how many are censored and how many had the event."""
-        events = int(np.nansum(outcomes[:, 1]))
-        return {"censored": int((outcomes[:, 1] == 0).sum()), "event": events}
+        strata = self.strata(outcomes)
+        return {name: int((strata == code).sum()) for code, name in enumerate(Survival.strata)}
 
     def weighted(
         self,

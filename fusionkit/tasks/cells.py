@@ -78,18 +78,18 @@ def texts_of(manifest: Manifest, column: str, rows: Any = None) -> list[str | No
 class OutcomeCells(ABC):
     """What tasks have in common whose outcome is in cells: numbers (n, k), NaN where unknown.
 
-    A task says how a row is read; `groups` has one name unless it says otherwise.
+    A task says how a row is read; `strata` has one name unless it says otherwise.
     """
 
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...]
-    groups: tuple[str, ...]
+    strata: tuple[str, ...]
 
     @abstractmethod
     def parse(self, manifest: Manifest, texts: Sequence[str | None]) -> tuple[list[float], list[str]]:
         """Returns a row's numbers, and what is wrong with its cells, each as `column: sentence`."""
 
-    def group(self, outcome: Any) -> int:
+    def stratum(self, outcome: Any) -> int:
         """Returns 0 where any number is known, else -1."""
         return -1 if all(value is None or math.isnan(value) for value in outcome) else 0
 
@@ -98,20 +98,20 @@ class OutcomeCells(ABC):
         values, _ = self._read(manifest, rows)
         return values
 
-    def with_groups(self, manifest: Manifest) -> Manifest:
-        """Returns the data with each row's group as its outcome, and every cell that is wrong named."""
+    def with_strata(self, manifest: Manifest) -> Manifest:
+        """Returns the data with each row's stratum as its outcome, and every cell that is wrong named."""
         manifest.require_columns(self.columns, "task")
         values, wrong = self._read(manifest, range(len(manifest)))
         told = _told_once(manifest, wrong)
         problems = [sentence for sentence, _ in told[:SHOWN]]
         if n_more := sum(n_cells for _, n_cells in told[SHOWN:]):
             problems.append(f"task: and {n_more} more cell{'s' * (n_more > 1)} of the outcome.")
-        codes = [self.group(value) for value in values.tolist()]
+        codes = [self.stratum(value) for value in values.tolist()]
         return replace(
             manifest,
-            outcomes=[None if code < 0 else self.groups[code] for code in codes],
+            outcomes=[None if code < 0 else self.strata[code] for code in codes],
             subject_outcomes=None,
-            classes=self.groups,
+            classes=self.strata,
             problems=[*manifest.problems, *problems],
         )
 

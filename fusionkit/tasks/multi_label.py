@@ -25,7 +25,7 @@ class MultiLabel(OutcomeCells, Unscaled):
     """
 
     kind = "multi_label"
-    groups: tuple[str, ...] = ("labelled",)
+    strata: tuple[str, ...] = ("labelled",)
     needed: tuple[str, ...] = ("labelled",)
 
     def __init__(self, node: MultiLabelNode) -> None:

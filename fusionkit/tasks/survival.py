@@ -35,7 +35,7 @@ class Survival(OutcomeCells):
     """
 
     kind = "survival"
-    groups: tuple[str, ...] = ("censored", "event")
+    strata: tuple[str, ...] = ("censored", "event")
     needed: tuple[str, ...] = ("event",)
     output_dim = 1
     is_scaled = True
@@ -78,7 +78,8 @@ class Survival(OutcomeCells):
             return [math.nan, math.nan], problems
         return values, []
 
-    def group(self, outcome: Any) -> int:
+    @staticmethod
+    def stratum(outcome: Any) -> int:
         """Returns 1 where the event was seen, 0 where the time is censored, -1 where it is not known."""
         event = outcome[1]
         return -1 if event is None or math.isnan(event) else int(event)
