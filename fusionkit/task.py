@@ -83,7 +83,7 @@ class Task(Protocol):
         ...
 
     def link(self, logits: Tensor) -> Tensor:
-        """Maps logits, rescaled, to predictions (..., k): probabilities where the outcome is a class."""
+        """Maps logits, rescaled, to what `predictions` names (..., k): probabilities, numbers of any size."""
         ...
 
 

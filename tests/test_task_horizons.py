@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -299,6 +300,7 @@ def test_a_run_predicts_nearly_the_true_probabilities(done):
     ]
     place = [int(row["subject"].split(".")[1]) for row in rows]
     for horizon in (6, 24):
+        assert all(re.fullmatch(r"[01]\.\d{8}", row[f"probability_by_{horizon}"]) for row in rows)
         said = np.array([float(row[f"probability_by_{horizon}"]) for row in rows])
         right = (1 - np.exp(-horizon / 12 * np.exp(known["hazard"])))[place]
         assert np.abs(said - right).mean() < 0.08
@@ -345,6 +347,9 @@ def test_probabilities_rise_with_the_horizon_and_members_are_averaged(done):
     (home / "rows.csv").write_text(",".join(cells) + "\n" + ",".join(cells.values()) + "\n")
     answers = predict(learned, read_rows(learned, home / "rows.csv", None, None), places_in(home), tell)
     assert answers.rows[0].predictions == pytest.approx(np.mean(each, axis=0), abs=1e-6)
+    first = next(csv.DictReader(answers.to_csv().splitlines()))
+    assert first["probability_by_6"] == f"{answers.rows[0].predictions[1]:.8f}"
+    assert float(first["log_hazard"]) == answers.rows[0].predictions[0]
 
 
 def test_the_command_and_the_summary_speak_of_horizons(done, capsys):

@@ -12,7 +12,7 @@ from fusionkit.recipe.node import Node
 WITH_CLASSES = ("classification", "ordinal")
 """Those that predict one of the source's classes."""
 OF_NUMBERS = ("regression", "survival")
-"""Those that predict a number of any size, not probabilities."""
+"""Those that predict a number of any size; survival with horizons gives probabilities beside it."""
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "classification": ("roc_auc", "accuracy", "sensitivity", "specificity"),
     "ordinal": ("quadratic_kappa", "rank_error", "concordance", "accuracy"),
