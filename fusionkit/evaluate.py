@@ -212,7 +212,7 @@ def _audit(learned: LearnedRun, experiment: Experiment) -> Audit:
         experiment.store,
         task=experiment.task,
         threads=experiment.device.threads,
-        tell=lambda done, total: experiment.tell("auditing", {"done": done, "total": total}),
+        progress=lambda done, total: experiment.tell("auditing", {"done": done, "total": total}),
     )
     audit = replace(audit, errors=[*audit.errors, *problems])
     if audit.errors:

@@ -159,7 +159,7 @@ def examine(
         store,
         task=task,
         threads=device.threads,
-        tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
+        progress=lambda done, total: tell("auditing", {"done": done, "total": total}),
     )
     errors, warnings = [*audit.errors, *problems, *absent], [*audit.warnings, *unseen]
     audit = replace(
