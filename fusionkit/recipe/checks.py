@@ -24,7 +24,7 @@ from fusionkit.recipe.schema import (
 )
 from fusionkit.recipe.shape import TreePath, show
 from fusionkit.registry import Registry
-from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec, answers
+from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec, may_say
 
 Parts = Mapping[str, PartPlan | None]
 FITTED = ("closed_form", "self_supervised")
@@ -268,7 +268,7 @@ def check_tokens(parts: Parts, registry: Registry, findings: Findings) -> None:
         for modality, plan in encoders.items()
         if plan is not None
     )
-    able = [card.name for card, _ in registry.cards("encoder") if answers(card, "gives_tokens")]
+    able = [card.name for card, _ in registry.cards("encoder") if may_say(card, "gives_tokens")]
     findings.add(
         ("head",),
         f"{head.use} would read tokens, and no modality gives any ({given}). Use an encoder that does, "

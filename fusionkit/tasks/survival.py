@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusionkit.errors import DataError
 from fusionkit.recipe.task_nodes import SurvivalNode, horizon_text
-from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_outcome
+from fusionkit.tasks.cells import NAME_IT, OutcomeCells, read_outcome, yes_no_texts_of
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -58,7 +58,7 @@ class Survival(OutcomeCells):
         if texts[0] is None and texts[1] is None:
             return [math.nan, math.nan], []
         values, problems = list[float](), list[str]()
-        answers = answers_of(manifest, self.node.event, self.node.positive, self.node.negative)
+        yes_no = yes_no_texts_of(manifest, self.node.event, self.node.positive, self.node.negative)
         for column, text, other in zip(self.columns, texts, reversed(texts), strict=True):
             if text is None:
                 problems.append(
@@ -66,7 +66,7 @@ class Survival(OutcomeCells):
                     "Fill it in, or blank both."
                 )
                 continue
-            read = read_outcome(text) if column == self.node.time else answers.read(text)
+            read = read_outcome(text) if column == self.node.time else yes_no.read(text)
             if column == self.node.time and isinstance(read, float) and read < 0:
                 read = "a time before 0"
             if isinstance(read, str):

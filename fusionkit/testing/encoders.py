@@ -16,7 +16,7 @@ from fusionkit.errors import DataError, one_line
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.model import calling, state_digest, token_sizes
 from fusionkit.model import check_tokens as check_tokens_given
-from fusionkit.specs import EncoderSpec, answers
+from fusionkit.specs import EncoderSpec, may_say
 from fusionkit.testing.case import NEIGHBOURS, BreachError, Case, DoesNotApplyError, check, is_same, require
 from fusionkit.tokens import pack_tokens
 from fusionkit.training.checks import is_close
@@ -190,7 +190,7 @@ def check_tokens(case: Case) -> None:
     """
     part, card = case.learned(), cast(EncoderSpec, case.card)
     if not card.gives_tokens(case.config):
-        has = hasattr(part, "tokens") and not answers(card, "gives_tokens")
+        has = hasattr(part, "tokens") and not may_say(card, "gives_tokens")
         require(case, not has, "it has `tokens`, and its card never says so (gives_tokens).")
         raise DoesNotApplyError("with these options it gives no tokens")
     n_tokens, _ = token_sizes(case.id, part)
