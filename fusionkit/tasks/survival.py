@@ -43,8 +43,7 @@ class Survival(OutcomeCells):
     def __init__(self, node: SurvivalNode) -> None:
         self.node = node
         self.columns, self.horizons = (node.time, node.event), node.horizons
-        by = (f"probability_by_{horizon_text(horizon)}" for horizon in node.horizons)
-        self.predictions: tuple[str, ...] = ("log_hazard", *by)
+        self.predictions = names_of_predictions(node.horizons)
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the task, for addresses."""
@@ -136,6 +135,11 @@ class Survival(OutcomeCells):
     def link(self, logits: Tensor) -> Tensor:
         """Returns the log of the hazard as it is, and the probability of the event by each horizon."""
         return torch.cat([logits[..., :1], -(-logits[..., 1:].exp()).expm1()], -1)
+
+
+def names_of_predictions(horizons: Sequence[float]) -> tuple[str, ...]:
+    """Returns the names of the log hazard and of the probability of the event by each horizon."""
+    return ("log_hazard", *(f"probability_by_{horizon_text(horizon)}" for horizon in horizons))
 
 
 def cumulative_hazard(
