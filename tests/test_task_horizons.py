@@ -29,7 +29,7 @@ from fusionkit.recipe.task_nodes import SurvivalNode
 from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import run_experiments
-from fusionkit.sweep_report import build_table, label_of
+from fusionkit.sweep_report import build_table, experiment_label
 from fusionkit.tasks.survival import Survival, cumulative_hazard
 from fusionkit.training.stages import plan_steps
 from fusionkit.training.supervised import predict_logits
@@ -390,7 +390,7 @@ def test_a_sweep_compares_models_of_several_horizons_by_concordance(tmp_path):
     )
     registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
     loaded = load_sweep(tmp_path / "sweep.yaml", registry, data_root=tmp_path)
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     rows = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry["rows"]
     assert [list(row["subject"]) for row in rows] == [["concordance"]] * 2
     assert rows[0]["subject"]["concordance"]["value"] == rows[1]["subject"]["concordance"]["value"]

@@ -23,7 +23,7 @@ from fusionkit.recipe.task_nodes import SHOWN
 from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import run_experiments
-from fusionkit.sweep_report import build_table, label_of
+from fusionkit.sweep_report import build_table, experiment_label
 from fusionkit.sweep_tables import _short, table_csv, table_markdown, table_text
 
 TASKS = {
@@ -54,7 +54,7 @@ def load_both(folder, task, more=""):
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_sweep_compares_by_the_tasks_first_metric(kind, tmp_path):
     loaded, registry = load_both(tmp_path, TASKS[kind])
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     entry = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry
     assert (entry["task"], entry["metric"]) == (kind, SHOWN[kind][0])
     one, fused = entry["rows"]
@@ -76,7 +76,7 @@ def test_a_sweeps_text_keeps_zeros_within_a_number_and_shortens_large_ones():
 
 def test_a_sweeps_table_keeps_the_digits_of_small_errors(tmp_path):
     loaded, registry = load_both(tmp_path, TASKS["regression"], "metric: mae")
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     entry = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry
     one, fused = entry["rows"]
     one["subject"]["mae"] = {"value": 0.000123456, "low": 0.0001, "high": 0.000234567}
@@ -99,7 +99,7 @@ def test_a_curve_over_missing_cells_is_of_the_tasks_metric(tmp_path):
     (tmp_path / "sweep.yaml").write_text("\n".join(line for line in lines if "model: one" not in line))
     registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
     loaded = load_sweep(tmp_path / "sweep.yaml", registry, data_root=tmp_path)
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     rows = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry["rows"]
     assert [row["missing"] for row in rows] == [0, 0.5]
     assert rows[1]["subject"]["concordance"]["value"] < rows[0]["subject"]["concordance"]["value"]
