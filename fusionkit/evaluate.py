@@ -23,7 +23,7 @@ from fusionkit.evaluation.report import build_report, write_predictions_csv
 from fusionkit.interfaces import Tell
 from fusionkit.learned import SEEN_BYTES, LearnedRun, file_modalities, json_bytes, subject_hash
 from fusionkit.predict import NO_MODEL, answering_model, make_experiments, mean_predictions
-from fusionkit.prepare import Places, groups_of, outcomes_of, read_manifest
+from fusionkit.prepare import Places, outcomes_of, read_manifest, strata_of
 from fusionkit.recipe.dialect import dump_yaml, parse
 from fusionkit.recipe.schema import FUSED, PRETRAINED, PretrainStage
 from fusionkit.recipe.task_nodes import WITH_CLASSES
@@ -175,7 +175,7 @@ def _evaluate(learned: LearnedRun, places: Places, tell: Tell, seen: Seen, folde
 def _outcomes(learned: LearnedRun, manifest: Manifest, task: Task) -> Mapping[str, Outcome]:
     outcomes = outcomes_of(learned.loaded.recipe.evaluation.subject_outcome, manifest, task)
     # cells that cannot be read are named by the audit, and are no lack of a column
-    if not manifest.problems and all(task.group(outcome) < 0 for outcome in outcomes.values()):
+    if not manifest.problems and all(task.stratum(outcome) < 0 for outcome in outcomes.values()):
         use = learned.loaded.source_plan.use
         raise DataError(f"{use}: no subject has an outcome. Name its column, or say predict.")
     return outcomes
@@ -191,7 +191,7 @@ def _read(learned: LearnedRun, places: Places, workers: int, tell: Tell) -> Mani
         )
     manifest = read_manifest(loaded, places, workers, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
-    manifest = make_task(loaded.recipe.task, classes).with_groups(manifest)
+    manifest = make_task(loaded.recipe.task, classes).with_strata(manifest)
     return replace(manifest, is_simulated=manifest.is_simulated or learned.index["simulated"])
 
 
@@ -207,12 +207,12 @@ def _audit(learned: LearnedRun, experiment: Experiment) -> Audit:
         learned.loaded,
         experiment.manifest,
         {name: experiment.reader(name) for name in experiment.modalities},
-        groups_of(experiment.task, outcomes),
+        strata_of(experiment.task, outcomes),
         (),
         experiment.store,
         task=experiment.task,
         threads=experiment.device.threads,
-        tell=lambda done, total: experiment.tell("auditing", {"done": done, "total": total}),
+        progress=lambda done, total: experiment.tell("auditing", {"done": done, "total": total}),
     )
     audit = replace(audit, errors=[*audit.errors, *problems])
     if audit.errors:

@@ -27,8 +27,8 @@ class Cut:
     seed: int | None = None
 
 
-def tell_nobody(done: int, total: int) -> None:
-    """Tells nobody how far something is."""
+def ignore_progress(done: int, total: int) -> None:
+    """Does nothing with how far something is."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class SourceContext:
         data_root: Folder that relative data paths resolve under.
         cache: Folder of the store that a source may fill with files that it generates; kept between runs.
         workers: How many processes it may use.
-        tell: Is told how many files of how many it has made or fetched; from 0 on.
+        progress: Is told how many files of how many it has made or fetched; from 0 on.
     """
 
     data_root: Path
     cache: Path
     workers: int = 1
-    tell: Callable[[int, int], None] = tell_nobody
+    progress: Callable[[int, int], None] = ignore_progress
 
 
 class Source(Protocol):

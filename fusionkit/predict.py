@@ -88,7 +88,7 @@ class Answers:
 
     def _cells(self, row: Prediction) -> list[str]:
         known = row.predictions
-        values = [""] * len(self.columns) if known is None else prediction_texts(known, self.kind)
+        values = [""] * len(self.columns) if known is None else prediction_texts(known, self.columns)
         values += [row.predicted or ""] if self.classes else []
         simulated = str(self.is_simulated).lower()
         return [row.sample, *values, row.model, row.missing, simulated]

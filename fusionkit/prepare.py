@@ -124,7 +124,7 @@ def examine(
     manifest = manifest or _read(loaded, places, tell)
     manifest.require_columns(loaded.used_columns, "modalities")
     task = make_task(recipe.task, manifest.classes)
-    manifest = task.with_groups(manifest)
+    manifest = task.with_strata(manifest)
     check_sample_rule(recipe.evaluation.samples, len(task.classes) or 2)
     problems, outcomes, folds = list[Finding](), dict[str, Outcome](), list[Fold]()
     try:
@@ -154,12 +154,12 @@ def examine(
         loaded,
         manifest,
         readers,
-        groups_of(task, outcomes),
+        strata_of(task, outcomes),
         folds,
         store,
         task=task,
         threads=device.threads,
-        tell=lambda done, total: tell("auditing", {"done": done, "total": total}),
+        progress=lambda done, total: tell("auditing", {"done": done, "total": total}),
     )
     errors, warnings = [*audit.errors, *problems, *absent], [*audit.warnings, *unseen]
     audit = replace(
@@ -169,7 +169,7 @@ def examine(
 
 
 def _split(recipe: Recipe, manifest: Manifest, task: Task, outcomes: Mapping[str, Outcome]) -> list[Fold]:
-    names = {s: task.groups[code] for s, code in groups_of(task, outcomes).items() if code >= 0}
+    names = {s: task.strata[code] for s, code in strata_of(task, outcomes).items() if code >= 0}
     spread = {s: value for s in names if (value := task.spread(outcomes[s])) is not None}
     return make_folds(recipe.split, manifest, names, recipe.seed, task.needed, spread)
 
@@ -235,9 +235,9 @@ def check_manifest(loaded: LoadedRecipe, manifest: Manifest) -> None:
     check_rows(manifest, used).raise_errors()
 
 
-def groups_of(task: Task, outcomes: Mapping[str, Outcome]) -> dict[str, int]:
-    """Returns the index of each subject's group, -1 where its outcome is not known."""
-    return {subject: task.group(outcome) for subject, outcome in outcomes.items()}
+def strata_of(task: Task, outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    """Returns the index of each subject's stratum, -1 where its outcome is not known."""
+    return {subject: task.stratum(outcome) for subject, outcome in outcomes.items()}
 
 
 def outcomes_of(rule: SubjectRule, manifest: Manifest, task: Task) -> dict[str, Outcome]:

@@ -248,7 +248,7 @@ class HeadSpec(Spec):
         return kind == "classification" or self.learns != "closed_form"
 
 
-def answers(card: Spec, question: str) -> bool:
+def may_say(card: Spec, question: str) -> bool:
     """Says whether a card says more than never to a question about options, such as `gives_tokens`."""
     return getattr(card, question, _never) is not _never
 

@@ -349,6 +349,7 @@ def _pack(predictions: Mapping[str, Sequence[FoldPredictions]], prepared: Prepar
                 if rows is not None:
                     entry[part] = {"samples": list(rows.samples), "subjects": list(rows.subjects)}
                     tensors[f"{model}/{number}/{part}/outcomes"] = torch.from_numpy(np.asarray(rows.outcomes))
+                    # whatever the task predicts: stores have it under this name
                     tensors[f"{model}/{number}/{part}/probabilities"] = torch.from_numpy(rows.predictions)
             models.setdefault(model, []).append(entry)
     manifest = prepared.main.manifest

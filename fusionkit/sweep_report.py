@@ -44,7 +44,7 @@ class SweepTable:
     figures: Mapping[str, bytes]
 
 
-def label_of(one: SweepExperiment, loaded: LoadedSweep) -> str:
+def experiment_label(one: SweepExperiment, loaded: LoadedSweep) -> str:
     """Returns an experiment's label: the variant's name, and the seed where there are several."""
     return f"{one.variant.name}, seed {one.seed}" if len(loaded.sweep.seeds) > 1 else one.variant.name
 
@@ -55,7 +55,7 @@ def build_table(loaded: LoadedSweep, done: Experiments) -> SweepTable:
     failed = {
         one.variant.name: list(error.problems)
         for one in loaded.experiments
-        if (error := done.failures.get(label_of(one, loaded))) is not None
+        if (error := done.failures.get(experiment_label(one, loaded))) is not None
     }
     variants = [variant for variant in sweep.variants if variant.name not in failed]
     results = list(done.results.values())
@@ -166,7 +166,7 @@ def _repetitions(
     found = []
     for one in loaded.experiments:
         if one.variant is variant:
-            result = done.results[label_of(one, loaded)]
+            result = done.results[experiment_label(one, loaded)]
             folds = result.predictions[_model(loaded, one, rate)]
             evaluation = one.loaded.recipe.evaluation
             draws = 1 if rate == NO_CURVE else evaluation.missing_draws
@@ -245,7 +245,7 @@ def write_sweep(runs: Path, loaded: LoadedSweep, table: SweepTable, registry: Re
     with hidden_until_whole(folder) as unfinished:
         write_atomic(unfinished / "sweep.yaml", loaded.text.encode())
         for number, one in enumerate(loaded.experiments, 1):
-            words = re.sub(r"[^a-z0-9]+", "_", label_of(one, loaded).lower()).strip("_")[:60]
+            words = re.sub(r"[^a-z0-9]+", "_", experiment_label(one, loaded).lower()).strip("_")[:60]
             path = unfinished / "recipes" / f"{number:03}_{words}.yaml"
             write_atomic(path, dump_yaml(one.loaded.resolved).encode())
         write_environment(unfinished, loaded.experiments[0].loaded, registry)

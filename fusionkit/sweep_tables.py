@@ -12,8 +12,7 @@ from typing import Any
 from fusionkit.errors import shorten
 from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.report import SIMULATED
-from fusionkit.evaluation.summary import OF_OUTCOME
-from fusionkit.recipe.task_nodes import SHOWN
+from fusionkit.recipe.task_nodes import OF_OUTCOME, SHOWN
 
 MARK_LENGTH = 13
 """Of what a row's name ends with, which stays where a name is cut: `, missing 0.3`, ` (LEAKAGE)`."""

@@ -21,8 +21,8 @@ class Task(Protocol):
     Attributes:
         kind: As the recipe writes it.
         classes: The names of the classes; empty where the outcome is no class.
-        groups: By what subjects are counted, dealt into folds and resampled: the classes, or who had the
-            event; one name where the outcome makes no groups.
+        strata: By what subjects are counted, dealt into folds and resampled: the classes, or who had the
+            event; one name where the outcome makes no strata.
         needed: Those of which every set of a split must have somebody.
         columns: The columns of the data that hold the outcome; none where the source says the class.
         output_dim: Width of what a head gives.
@@ -32,7 +32,7 @@ class Task(Protocol):
 
     kind: str
     classes: tuple[str, ...]
-    groups: tuple[str, ...]
+    strata: tuple[str, ...]
     needed: tuple[str, ...]
     columns: tuple[str, ...]
     output_dim: int
@@ -43,20 +43,20 @@ class Task(Protocol):
         """Returns what determines the task, for addresses."""
         ...
 
-    def with_groups(self, manifest: Manifest) -> Manifest:
-        """Returns the data with each row's group as its outcome, and what is wrong with outcomes."""
+    def with_strata(self, manifest: Manifest) -> Manifest:
+        """Returns the data with each row's stratum as its outcome, and what is wrong with outcomes."""
         ...
 
     def targets(self, manifest: Manifest, rows: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
         """Returns the outcomes of rows: class indices (n,), -1 unknown; or numbers (n, k), NaN unknown."""
         ...
 
-    def group(self, outcome: Outcome) -> int:
-        """Returns the index in `groups` of a subject's outcome, -1 where it is not known."""
+    def stratum(self, outcome: Outcome) -> int:
+        """Returns the index in `strata` of a subject's outcome, -1 where it is not known."""
         ...
 
     def spread(self, outcome: Outcome) -> float | tuple[bool, ...] | None:
-        """Returns by what else splits are stratified within a group: a number, labels, or nothing."""
+        """Returns by what else splits are balanced within a stratum: a number, labels, or nothing."""
         ...
 
     def fitted(self, targets: NDArray[Any]) -> Task:
@@ -83,7 +83,7 @@ class Task(Protocol):
         ...
 
     def link(self, logits: Tensor) -> Tensor:
-        """Maps logits, rescaled, to predictions (..., k): probabilities where the outcome is a class."""
+        """Maps logits, rescaled, to what `predictions` names (..., k): probabilities, numbers of any size."""
         ...
 
 
@@ -113,10 +113,10 @@ class WithClasses(Unscaled):
     columns: tuple[str, ...] = ()
 
     def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = self.groups = self.needed = tuple(classes)
+        self.classes = self.strata = self.needed = tuple(classes)
         self.predictions = tuple(f"probability_{name}" for name in self.classes)
 
-    def with_groups(self, manifest: Manifest) -> Manifest:
+    def with_strata(self, manifest: Manifest) -> Manifest:
         """Returns the data as they are."""
         return manifest
 
@@ -131,7 +131,7 @@ class WithClasses(Unscaled):
         """Returns the class indices (n,) of rows."""
         return self.encode([manifest.outcomes[row] for row in rows])
 
-    def group(self, outcome: Outcome) -> int:
+    def stratum(self, outcome: Outcome) -> int:
         """Returns the class index."""
         assert isinstance(outcome, int)
         return outcome

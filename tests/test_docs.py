@@ -110,6 +110,15 @@ def test_the_tree_of_the_architecture_is_the_tree():
     )
 
 
+def test_the_layers_of_the_architecture_are_those_that_are_held():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    told = re.search(r"From the top: (.*?)\. The core", text, re.DOTALL)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (held,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    names = [set(re.findall(r"`(\w+)`", layer)) for layer in told[1].split(";")]
+    assert names == [set(re.findall(r"\w+", layer)) for layer in held]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_somewhere(page):
     links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,12 +13,15 @@ from sklearn import metrics as oracle
 from fusionkit.evaluation import measures
 from fusionkit.evaluation.measures import ClassMeasures
 from fusionkit.evaluation.metrics import (
+    LABELS,
     METRICS,
     choose_threshold,
     predict_classes,
     weighted_metrics,
     why_not_estimable,
 )
+from fusionkit.recipe.sweep import Metric
+from fusionkit.recipe.task_nodes import OF_OUTCOME, SHOWN, UNBOUNDED
 
 CLASSES = {2: ("benign", "malignant"), 3: ("normal", "benign", "malignant")}
 
@@ -202,3 +207,10 @@ def test_the_chosen_threshold_lies_between_subjects_and_stays_near_one_half():
     assert choose_threshold(np.array([0, 1]), both_columns([0.1, 0.3])) == pytest.approx(0.2)
     assert choose_threshold(np.array([0, 1]), both_columns([0.4, 0.9])) == 0.5
     assert choose_threshold(np.array([1, 1]), both_columns([0.4, 0.9])) is None
+
+
+def test_what_sweeps_may_ask_for_and_tables_call_by_name_is_what_is_shown():
+    shown = {metric for metrics in SHOWN.values() for metric in metrics}
+    assert set(get_args(Metric)) == shown
+    assert set(LABELS) == shown
+    assert set(OF_OUTCOME) < set(UNBOUNDED) < shown

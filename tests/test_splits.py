@@ -212,10 +212,25 @@ def test_a_column_must_fill_every_set():
     subjects = ["b0", "m0", "b1"]
     sets = ["train", "train", "test"]
     assert refusal(column(validation=("dev",)), subjects, column=sets) == (
-        "split: the validation rows hold no benign subject (column 'set': dev). Every set needs every class.",
+        "split: the validation rows hold no benign subject (column 'set': dev). "
+        "Every set needs: benign, malignant.",
         "split: the validation rows hold no malignant subject (column 'set': dev). "
-        "Every set needs every class.",
-        "split: the test rows hold no malignant subject (column 'set': test). Every set needs every class.",
+        "Every set needs: benign, malignant.",
+        "split: the test rows hold no malignant subject (column 'set': test). "
+        "Every set needs: benign, malignant.",
+    )
+
+
+def test_a_column_must_fill_every_set_with_what_is_needed_alone():
+    subjects = ["b0", "m0", "b1", "m1"]
+    rows = manifest(subjects, column=["train", "train", "train", "test"])
+    outcomes = {one: OUTCOME[one[0]] for one in subjects}
+    (fold,) = make_folds(column(), rows, outcomes, 0, needed=["malignant"])
+    assert (fold.train, fold.test) == ((0, 1, 2), (3,))
+    with pytest.raises(DataError) as error:
+        make_folds(column(), rows, outcomes, 0, needed=["benign"])
+    assert error.value.problems == (
+        "split: the test rows hold no benign subject (column 'set': test). Every set needs: benign.",
     )
 
 

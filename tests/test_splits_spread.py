@@ -20,22 +20,22 @@ from fusionkit.data.splits import Fold, make_folds
 from fusionkit.prepare import prepare
 from fusionkit.recipe.schema import FoldSplit, HoldoutSplit
 
-GROUPS = ("censored", "event")
+STRATA = ("censored", "event")
 
 
-def deal(spec, groups, spread, seed=0, n_samples=2, order=None) -> list[Fold]:
-    """Splits subjects p0, p1, ... of `n_samples` rows each, given groups and what they are spread by."""
-    names = [f"p{i}" for i in range(len(groups)) for _ in range(n_samples)]
+def deal(spec, strata, spread, seed=0, n_samples=2, order=None) -> list[Fold]:
+    """Splits subjects p0, p1, ... of `n_samples` rows each, given strata and what they are spread by."""
+    names = [f"p{i}" for i in range(len(strata)) for _ in range(n_samples)]
     rows = list(range(len(names))) if order is None else order
     subjects = [names[row] for row in rows]
-    known = {f"p{i}": group for i, group in enumerate(groups)}
+    known = {f"p{i}": stratum for i, stratum in enumerate(strata)}
     manifest = Manifest(
         [f"s{row}" for row in rows],
         subjects,
         [known[s] for s in subjects],
         pl.DataFrame(),
         {},
-        GROUPS,
+        STRATA,
         Path(),
     )
     found = {f"p{i}": value for i, value in enumerate(spread)}
@@ -46,39 +46,39 @@ def people(rows, order=None, n_samples=2) -> set[int]:
     return {(row if order is None else order[row]) // n_samples for row in rows}
 
 
-def quantile_of(groups, numbers, n_parts) -> list[tuple[str, int]]:
-    """Returns each subject's group and which of `n_parts` its number is in, where no two are equal."""
-    parts: list = [None] * len(groups)
-    for group in set(groups):
-        members = sorted((i for i in range(len(groups)) if groups[i] == group), key=numbers.__getitem__)
+def quantile_of(strata, numbers, n_parts) -> list[tuple[str, int]]:
+    """Returns each subject's stratum and which of `n_parts` its number is in, where no two are equal."""
+    parts: list = [None] * len(strata)
+    for stratum in set(strata):
+        members = sorted((i for i in range(len(strata)) if strata[i] == stratum), key=numbers.__getitem__)
         n = max(1, min(10, n_parts(len(members))))
         for part in range(n):
             for i in members[len(members) * part // n : len(members) * (part + 1) // n]:
-                parts[i] = (group, part)
+                parts[i] = (stratum, part)
     return parts
 
 
 @st.composite
 def cohorts(draw):
-    groups = draw(st.lists(st.sampled_from(GROUPS), min_size=8, max_size=90)) + ["event"] * 10
-    numbers = [float(value) for value in draw(st.permutations(range(len(groups))))]
-    return groups, numbers, draw(st.integers(2, 5)), draw(st.integers(0, 3))
+    strata = draw(st.lists(st.sampled_from(STRATA), min_size=8, max_size=90)) + ["event"] * 10
+    numbers = [float(value) for value in draw(st.permutations(range(len(strata))))]
+    return strata, numbers, draw(st.integers(2, 5)), draw(st.integers(0, 3))
 
 
 @settings(max_examples=60, deadline=None)
 @given(cohorts(), st.sampled_from([0.0, 0.2]))
-def test_folds_share_each_quantile_of_each_group(case, validation):
-    groups, numbers, n_folds, seed = case
+def test_folds_share_each_quantile_of_each_stratum(case, validation):
+    strata, numbers, n_folds, seed = case
     spec = FoldSplit(scheme="folds", folds=n_folds, repeats=2, validation=validation)
-    result = deal(spec, groups, numbers, seed)
-    parts = quantile_of(groups, numbers, lambda n: n // n_folds)
+    result = deal(spec, strata, numbers, seed)
+    parts = quantile_of(strata, numbers, lambda n: n // n_folds)
     for fold in result:
         sets = [people(rows) for rows in (fold.train, fold.validation, fold.test)]
-        assert sorted(one for some in sets for one in some) == list(range(len(groups)))
+        assert sorted(one for some in sets for one in some) == list(range(len(strata)))
     for repeat in range(2):
         tests = [people(fold.test) for fold in result if fold.repeat == repeat]
-        assert sorted(one for some in tests for one in some) == list(range(len(groups)))
-        for value_of in (parts, groups, [0] * len(groups)):
+        assert sorted(one for some in tests for one in some) == list(range(len(strata)))
+        for value_of in (parts, strata, [0] * len(strata)):
             for value in set(value_of):
                 counts = [sum(value_of[one] == value for one in test) for test in tests]
                 assert max(counts) - min(counts) <= 1
@@ -87,15 +87,15 @@ def test_folds_share_each_quantile_of_each_group(case, validation):
 @settings(max_examples=60, deadline=None)
 @given(cohorts(), st.floats(0.05, 0.95))
 def test_a_holdout_takes_its_share_of_each_quantile(case, share):
-    groups, numbers, _, seed = case
-    (fold,) = deal(HoldoutSplit(scheme="holdout", test=share), groups, numbers, seed)
+    strata, numbers, _, seed = case
+    (fold,) = deal(HoldoutSplit(scheme="holdout", test=share), strata, numbers, seed)
     taken = people(fold.test)
-    assert people(fold.train) | taken == set(range(len(groups)))
+    assert people(fold.train) | taken == set(range(len(strata)))
     assert not people(fold.train) & taken
-    sizes = Counter(groups)
+    sizes = Counter(strata)
     n_taken = {g: min(max(1, int(share * n + 0.5)), n - 1) for g, n in sizes.items()}
-    assert Counter(groups[one] for one in taken) == {g: n for g, n in n_taken.items() if n}
-    parts = quantile_of(groups, numbers, lambda n: min(max(1, int(share * n + 0.5)), n - 1))
+    assert Counter(strata[one] for one in taken) == {g: n for g, n in n_taken.items() if n}
+    parts = quantile_of(strata, numbers, lambda n: min(max(1, int(share * n + 0.5)), n - 1))
     for part, size in Counter(parts).items():
         expected = size * n_taken[part[0]] / sizes[part[0]]
         assert abs(sum(parts[one] == part for one in taken) - expected) < 1
@@ -104,16 +104,16 @@ def test_a_holdout_takes_its_share_of_each_quantile(case, share):
 @settings(max_examples=30, deadline=None)
 @given(cohorts(), st.booleans(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_has_no_influence_and_the_seed_has(case, has_labels, shuffler: random.Random):
-    groups, numbers, n_folds, seed = case
+    strata, numbers, n_folds, seed = case
     spread = [(value % 3 == 0, value % 7 == 0) for value in numbers] if has_labels else numbers
-    order = list(range(2 * len(groups)))
+    order = list(range(2 * len(strata)))
     shuffler.shuffle(order)
     for spec in (FoldSplit(scheme="folds", folds=n_folds, validation=0.2), HoldoutSplit(scheme="holdout")):
-        plain, mixed = deal(spec, groups, spread, seed), deal(spec, groups, spread, seed, order=order)
+        plain, mixed = deal(spec, strata, spread, seed), deal(spec, strata, spread, seed, order=order)
         for one, other in zip(plain, mixed, strict=True):
             for name in ("train", "validation", "test"):
                 assert people(getattr(one, name)) == people(getattr(other, name), order)
-    assert deal(spec, groups, spread, seed) != deal(spec, groups, spread, seed + 1)
+    assert deal(spec, strata, spread, seed) != deal(spec, strata, spread, seed + 1)
 
 
 @pytest.mark.parametrize("n", [12, 25])
@@ -171,12 +171,12 @@ def test_rare_labels_are_spread_much_better_than_by_chance():
 
 def test_the_splits_of_classes_are_as_ever():
     rng = random.Random(0)
-    groups = [rng.choice(GROUPS) for _ in range(60)]
+    strata = [rng.choice(STRATA) for _ in range(60)]
     specs = [
         FoldSplit(scheme="folds", folds=4, repeats=2, validation=0.2),
         HoldoutSplit(scheme="holdout", test=0.3, validation=0.1, repeats=3),
     ]
-    said = repr([deal(spec, groups, (), seed=3) for spec in specs])
+    said = repr([deal(spec, strata, (), seed=3) for spec in specs])
     assert hashlib.sha256(said.encode()).hexdigest()[:16] == "51cc0579b20ef167"
 
 

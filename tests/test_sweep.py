@@ -25,7 +25,7 @@ from fusionkit.recipe.sweep import LoadedSweep, load_sweep, models_of
 from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import Experiments, Worker, digest_rows, result_address, run_experiments
-from fusionkit.sweep_report import build_table, label_of
+from fusionkit.sweep_report import build_table, experiment_label
 from fusionkit.sweep_tables import table_csv, table_markdown, table_text
 
 EXTRA = [argument for argument in TOYS if argument != "-p"]
@@ -55,7 +55,7 @@ def sweep(folder: Path, tell: Any = lambda name, data: None, **given: Any) -> tu
     registry = Registry.discover(EXTRA)
     overrides = given.pop("overrides", ())
     loaded = load_sweep(folder / "sweep.yaml", registry, overrides, data_root=folder / "data")
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     places = Places(folder / "data", folder / "store", folder / "runs")
     return loaded, run_experiments(recipes, registry, places, tell, **given)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from fusionkit.recipe.task_nodes import SurvivalNode
 from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import run_experiments
-from fusionkit.sweep_report import build_table, label_of
+from fusionkit.sweep_report import build_table, experiment_label
 from fusionkit.tasks.survival import Survival, cumulative_hazard
 from fusionkit.training.stages import plan_steps
 from fusionkit.training.supervised import predict_logits
@@ -299,6 +300,7 @@ def test_a_run_predicts_nearly_the_true_probabilities(done):
     ]
     place = [int(row["subject"].split(".")[1]) for row in rows]
     for horizon in (6, 24):
+        assert all(re.fullmatch(r"[01]\.\d{8}", row[f"probability_by_{horizon}"]) for row in rows)
         said = np.array([float(row[f"probability_by_{horizon}"]) for row in rows])
         right = (1 - np.exp(-horizon / 12 * np.exp(known["hazard"])))[place]
         assert np.abs(said - right).mean() < 0.08
@@ -345,6 +347,9 @@ def test_probabilities_rise_with_the_horizon_and_members_are_averaged(done):
     (home / "rows.csv").write_text(",".join(cells) + "\n" + ",".join(cells.values()) + "\n")
     answers = predict(learned, read_rows(learned, home / "rows.csv", None, None), places_in(home), tell)
     assert answers.rows[0].predictions == pytest.approx(np.mean(each, axis=0), abs=1e-6)
+    first = next(csv.DictReader(answers.to_csv().splitlines()))
+    assert first["probability_by_6"] == f"{answers.rows[0].predictions[1]:.8f}"
+    assert float(first["log_hazard"]) == answers.rows[0].predictions[0]
 
 
 def test_the_command_and_the_summary_speak_of_horizons(done, capsys):
@@ -385,7 +390,7 @@ def test_a_sweep_compares_models_of_several_horizons_by_concordance(tmp_path):
     )
     registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
     loaded = load_sweep(tmp_path / "sweep.yaml", registry, data_root=tmp_path)
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     rows = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry["rows"]
     assert [list(row["subject"]) for row in rows] == [["concordance"]] * 2
     assert rows[0]["subject"]["concordance"]["value"] == rows[1]["subject"]["concordance"]["value"]

@@ -163,9 +163,11 @@ def test_predictions_are_written_with_all_their_digits():
         ["", "0.1"],
         ["3", "-2e+30"],
     ]
-    answers = Answers((), False, [Prediction("r", (1e-12,), None, "one", "")], (), ("y",), "regression")
+    answers = Answers(
+        (), False, [Prediction("r", (1e-12,), None, "one", "")], (), ("predicted",), "regression"
+    )
     assert answers.to_csv().splitlines()[1] == "r,1e-12,one,,false"
-    labels = replace(answers, kind="multi_label")
+    labels = replace(answers, columns=("probability_y",))
     assert labels.to_csv().splitlines()[1] == "r,0.00000000,one,,false"
 
 

@@ -23,7 +23,7 @@ from fusionkit.recipe.task_nodes import SHOWN
 from fusionkit.registry import Registry
 from fusionkit.run import run
 from fusionkit.sweep import run_experiments
-from fusionkit.sweep_report import build_table, label_of
+from fusionkit.sweep_report import build_table, experiment_label
 from fusionkit.sweep_tables import _short, table_csv, table_markdown, table_text
 
 TASKS = {
@@ -54,7 +54,7 @@ def load_both(folder, task, more=""):
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_sweep_compares_by_the_tasks_first_metric(kind, tmp_path):
     loaded, registry = load_both(tmp_path, TASKS[kind])
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     entry = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry
     assert (entry["task"], entry["metric"]) == (kind, SHOWN[kind][0])
     one, fused = entry["rows"]
@@ -76,7 +76,7 @@ def test_a_sweeps_text_keeps_zeros_within_a_number_and_shortens_large_ones():
 
 def test_a_sweeps_table_keeps_the_digits_of_small_errors(tmp_path):
     loaded, registry = load_both(tmp_path, TASKS["regression"], "metric: mae")
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     entry = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry
     one, fused = entry["rows"]
     one["subject"]["mae"] = {"value": 0.000123456, "low": 0.0001, "high": 0.000234567}
@@ -99,7 +99,7 @@ def test_a_curve_over_missing_cells_is_of_the_tasks_metric(tmp_path):
     (tmp_path / "sweep.yaml").write_text("\n".join(line for line in lines if "model: one" not in line))
     registry = Registry.discover([str(HERE / "toys.py"), str(HERE / "task_toys.py")])
     loaded = load_sweep(tmp_path / "sweep.yaml", registry, data_root=tmp_path)
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     rows = build_table(loaded, run_experiments(recipes, registry, places_in(tmp_path), tell)).entry["rows"]
     assert [row["missing"] for row in rows] == [0, 0.5]
     assert rows[1]["subject"]["concordance"]["value"] < rows[0]["subject"]["concordance"]["value"]
@@ -166,24 +166,24 @@ def test_initialisations_are_averaged_on_the_outcomes_scale(tmp_path):
     assert report["models"]["fused"]["subject"]["r2"]["value"] == pytest.approx(ceiling, abs=0.05)
 
 
-def folds_of(split, codes, groups, needed):
+def folds_of(split, codes, strata, needed):
     subjects = [f"p{i}" for i in range(len(codes))]
-    names = [groups[code] for code in codes]
+    names = [strata[code] for code in codes]
     manifest = type("M", (), {})()
     manifest.samples = manifest.subjects = subjects
-    manifest.outcomes, manifest.classes = names, groups
+    manifest.outcomes, manifest.classes = names, strata
     manifest.__class__.__len__ = lambda self: len(subjects)
     return make_folds(split, manifest, dict(zip(subjects, names, strict=True)), 0, needed)
 
 
 def test_events_are_dealt_evenly_and_nobody_needs_to_be_censored():
-    groups, needed = ("censored", "event"), ("event",)
+    strata, needed = ("censored", "event"), ("event",)
     codes = [1] * 10 + [0] * 3
-    for fold in folds_of(FoldSplit(scheme="folds", folds=5), codes, groups, needed):
+    for fold in folds_of(FoldSplit(scheme="folds", folds=5), codes, strata, needed):
         assert sum(codes[row] for row in fold.test) == 2
-    folds_of(HoldoutSplit(scheme="holdout"), [1] * 6, groups, needed)
+    folds_of(HoldoutSplit(scheme="holdout"), [1] * 6, strata, needed)
     with pytest.raises(DataError) as caught:
-        folds_of(HoldoutSplit(scheme="holdout"), [0] * 6, groups, needed)
+        folds_of(HoldoutSplit(scheme="holdout"), [0] * 6, strata, needed)
     assert list(caught.value.problems) == [
         "split: there is no event subject (6 subjects with a known outcome). Use other data."
     ]

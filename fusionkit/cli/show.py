@@ -80,16 +80,16 @@ def _as_text(kind: str, card: Spec, plugin: Plugin) -> str:
 def _capabilities(card: Spec) -> list[str]:
     """Returns what a recipe's author must know beside the options."""
     from fusionkit.recipe.task_nodes import SHOWN
-    from fusionkit.specs import HeadSpec, answers
+    from fusionkit.specs import HeadSpec, may_say
 
     lines = [_LEARNS[card.learns]] if hasattr(card, "learns") else []
     if hasattr(card, "reads"):
         lines += _wrap(f"It reads columns of kind {' or '.join(card.reads)}.")
     if getattr(card, "accepts_missing", False):
         lines.append("It accepts missing values.")
-    if answers(card, "gives_tokens"):
+    if may_say(card, "gives_tokens"):
         lines += _wrap("It can give its tokens to a head that takes them.")
-    if answers(card, "takes_tokens"):
+    if may_say(card, "takes_tokens"):
         lines += _wrap("It can read the tokens of encoders that give them.")
     if isinstance(card, HeadSpec):
         able = [kind for kind in SHOWN if card.can_do(kind)]

@@ -46,12 +46,12 @@ def run(
     registry = context.obj.registry
     loaded = load_sweep(sweep, registry, overrides or [], data_root=data_root)
     from fusionkit.sweep import pinned, run_experiments
-    from fusionkit.sweep_report import build_table, check_writable, label_of, write_sweep
+    from fusionkit.sweep_report import build_table, check_writable, experiment_label, write_sweep
     from fusionkit.sweep_tables import table_text
 
     loaded = pinned(loaded, jobs)
     places = make_places(data_root, store, runs)
-    recipes = {label_of(one, loaded): one.loaded for one in loaded.experiments}
+    recipes = {experiment_label(one, loaded): one.loaded for one in loaded.experiments}
     if dry_run:
         _dry_run(loaded.sweep.name, recipes, places, as_json=as_json)
         return

@@ -143,7 +143,7 @@ def audit_data(
     *,
     task: Task | None = None,
     threads: int = 1,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
     """Looks at every cell and file that the recipe reads.
 
@@ -156,14 +156,14 @@ def audit_data(
         store: Remembers which files were found whole.
         task: Whose outcomes are looked at, where they are numbers.
         threads: How many images are decoded side by side.
-        tell: Is told how many files of how many are decoded.
+        progress: Is told how many files of how many are decoded.
     """
     schema = {name: manifest.schema[name] for name in loaded.used_columns}
     files = Files()
     stored = [reader for reader in readers.values() if reader.is_stored]
     find_files(manifest, _file_columns(schema), stored, files)
     for reader in stored:
-        decode_files(reader, Whole(store, _reading(loaded, reader)), files, threads, tell)
+        decode_files(reader, Whole(store, _reading(loaded, reader)), files, threads, progress)
     errors, n_bad = _errors(manifest, schema, files.problems)
     errors += duplicates(manifest, files, folds)
     subjects = index_subjects(manifest, outcomes or undisputed(manifest))

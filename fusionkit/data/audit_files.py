@@ -229,7 +229,7 @@ def decode_files(
     whole: Whole,
     files: Files,
     threads: int,
-    tell: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> None:
     """Reads every content of a modality once, all of it, unless an earlier audit has.
 
@@ -238,7 +238,7 @@ def decode_files(
         whole: The contents that are known to be whole.
         files: The contents, and where to put what is found.
         threads: How many images are decoded side by side; a plugin's own files are read one by one.
-        tell: Is told how many of how many are done.
+        progress: Is told how many of how many are done.
     """
     rows = files.contents[reader.name]
     todo = rows[whole.lacks(reader.keys(rows))]
@@ -254,7 +254,7 @@ def decode_files(
                 if not problems:
                     whole.add(reader.keys(np.array([row]))[0].tobytes())
             done += len(part)
-            tell(done, len(todo))
+            progress(done, len(todo))
     finally:
         whole.save()
 

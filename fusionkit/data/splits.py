@@ -17,13 +17,13 @@ from fusionkit.recipe.schema import SETS, ColumnSplit, FoldSplit, HoldoutSplit
 
 Split = HoldoutSplit | FoldSplit | ColumnSplit
 Units = Mapping[str, str]
-"""What is dealt: the id of each subject (or sample) -> its class."""
+"""What is dealt: the id of each subject (or sample) -> its stratum, such as its class."""
 Spread = Mapping[str, float | tuple[bool, ...]]
-"""By what those of one class are dealt alike: id -> a number, by its quantiles; or labels."""
+"""By what those of one stratum are dealt alike: id -> a number, by its quantiles; or labels."""
 
 _SHOWN = 20
 _QUANTILES = 10
-"""Parts into which a class is cut by its numbers, where it has enough members; ours."""
+"""Parts into which a stratum is cut by its numbers, where it has enough members; ours."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def make_folds(
     Args:
         split: The recipe's split.
         manifest: The rows.
-        subject_outcomes: Class of each subject; one that is not named here is in no set.
+        subject_outcomes: Stratum of each subject; one that is not named here is in no set.
         seed: The recipe's seed.
-        needed: The classes that every set must have; by default all.
+        needed: The strata that every set must have; by default all.
         spread: What else to stratify by, of each subject; nothing by default.
 
     Raises:
-        DataError: A set would lack a class, or a subject would be in two sets.
+        DataError: A set would lack a stratum that is needed, or a subject would be in two sets.
     """
     needed = manifest.classes if needed is None else needed
     if isinstance(split, ColumnSplit):
@@ -76,12 +76,12 @@ def make_folds(
     by_sample = split.unit == "sample"
     owners = manifest.samples if by_sample else manifest.subjects
     usable = _usable_rows(manifest, subject_outcomes)
-    classes = (
+    strata = (
         manifest.outcomes if by_sample else [subject_outcomes.get(subject) for subject in manifest.subjects]
     )
-    units = {owners[row]: str(classes[row]) for row in usable}
+    units = {owners[row]: str(strata[row]) for row in usable}
     alike = {owners[row]: spread[manifest.subjects[row]] for row in usable} if spread else {}
-    _check_classes(units, needed, split.unit)
+    _check_strata(units, needed, split.unit)
     folds = []
     for repeat in range(split.repeats):
         if isinstance(split, FoldSplit):
@@ -132,16 +132,16 @@ def _shuffle(units: Iterable[str], words: str) -> list[str]:
     return [units[place] for place in order.tolist()]
 
 
-def _of_class(units: Units, name: str) -> list[str]:
-    return [unit for unit, class_name in units.items() if class_name == name]
+def _of_stratum(units: Units, name: str) -> list[str]:
+    return [unit for unit, stratum in units.items() if stratum == name]
 
 
-def _deal(units: Units, alike: Spread, classes: Sequence[str], n_folds: int, words: str) -> list[set[str]]:
-    """Deals each class round, from where the class before ended, so that sizes differ by one at most."""
+def _deal(units: Units, alike: Spread, strata: Sequence[str], n_folds: int, words: str) -> list[set[str]]:
+    """Deals each stratum round, from where the one before ended, so that sizes differ by one at most."""
     dealt: list[set[str]] = [set() for _ in range(n_folds)]
     position = 0
-    for name in classes:
-        members = _of_class(units, name)
+    for name in strata:
+        members = _of_stratum(units, name)
         if _has_labels(members, alike):
             sizes = [len(range(fold, len(members), n_folds)) for fold in range(n_folds)]
             for fold, some in zip(dealt, _deal_labels(members, alike, sizes, words), strict=True):
@@ -157,18 +157,18 @@ def _deal(units: Units, alike: Spread, classes: Sequence[str], n_folds: int, wor
 def _take(
     units: Units,
     alike: Spread,
-    classes: Sequence[str],
+    strata: Sequence[str],
     needed: Sequence[str],
     share: float,
     words: str,
     what: str,
     unit: str,
 ) -> set[str]:
-    """Returns a share of each class, rounded, at least one of it and never all."""
+    """Returns a share of each stratum, rounded, at least one where it has two, and never all."""
     taken: set[str] = set()
     problems = []
-    for name in classes:
-        members = _of_class(units, name)
+    for name in strata:
+        members = _of_stratum(units, name)
         n_members = len(members)
         if n_members < 2 and name in needed:
             given = f"{n_members} {name} {_plural(unit, n_members)} to choose from"
@@ -191,7 +191,7 @@ def _take(
 
 
 def _parts(members: Sequence[str], alike: Spread, n_parts: int, words: str) -> list[list[str]]:
-    """Returns those of a class by quantiles of their number, each shuffled; all as one without numbers."""
+    """Returns those of a stratum by quantiles of their number, each shuffled; all as one without numbers."""
     if not alike:
         return [_shuffle(members, words)]
     ordered = sorted(_shuffle(members, f"{words} ties"), key=alike.__getitem__)
@@ -235,24 +235,24 @@ def _plural(unit: str, count: int) -> str:
     return unit if count == 1 else unit + "s"
 
 
-def _check_classes(units: Units, classes: Sequence[str], unit: str) -> None:
+def _check_strata(units: Units, needed: Sequence[str], unit: str) -> None:
     counts = Counter(units.values())
     problems = [
         f"split: there is no {name} {unit} ({len(units)} {_plural(unit, len(units))} with a known outcome). "
-        + (f"Every class must be there: {', '.join(classes)}." if len(classes) > 1 else "Use other data.")
-        for name in classes
+        + (f"Every class must be there: {', '.join(needed)}." if len(needed) > 1 else "Use other data.")
+        for name in needed
         if not counts[name]
     ]
     if problems:
         raise DataError(problems)
 
 
-def _check_folds(dealt: Sequence[set[str]], units: Units, classes: Sequence[str], unit: str) -> None:
+def _check_folds(dealt: Sequence[set[str]], units: Units, needed: Sequence[str], unit: str) -> None:
     counts = Counter(units.values())
-    n_folds, least = len(dealt), min(counts[name] for name in classes)
+    n_folds, least = len(dealt), min(counts[name] for name in needed)
     advice = f"Use at most {least} folds." if least > 1 else "Use more data."
     problems = []
-    for name in classes:
+    for name in needed:
         lacking = [
             number for number, test in enumerate(dealt, 1) if not any(units[one] == name for one in test)
         ]
@@ -284,7 +284,7 @@ def _split_by_column(
         held = {subject_outcomes[manifest.subjects[row]] for row in members}
         problems += [
             f"split: the {name} rows hold no {outcome} subject (column '{split.column}': "
-            f"{', '.join(getattr(split, name))}). Every set needs every class."
+            f"{', '.join(getattr(split, name))}). Every set needs: {', '.join(needed)}."
             for outcome in needed
             if outcome not in held
         ]

@@ -15,7 +15,6 @@ from fusionkit.evaluation.metrics import (
     weighted_metrics,
     why_not_estimable,
 )
-from fusionkit.recipe.task_nodes import OF_NUMBERS
 from fusionkit.task import Task
 
 Outcomes = IntArray | FloatArray
@@ -136,8 +135,8 @@ class ClassMeasures:
 class NumberMeasures:
     """What the measures of outcomes that are numbers, (n, d), have in common."""
 
-    kind: str
     classes: tuple[str, ...] = ()
+    columns: tuple[str, ...]
 
     def strata(self, outcomes: Outcomes) -> IntArray:
         """Returns zeros (n,): all subjects are resampled together."""
@@ -145,9 +144,10 @@ class NumberMeasures:
 
     def cells(self, outcomes: Outcomes, predictions: FloatArray, threshold: float) -> list[list[str]]:
         """Returns outcomes, blank where unknown, and predictions of each row."""
+        columns = self.columns[outcomes.shape[1] :]
         rows = zip(outcomes.tolist(), predictions.tolist(), strict=True)
         return [
-            ["" if value != value else shortest(value) for value in known] + prediction_texts(said, self.kind)
+            ["" if value != value else shortest(value) for value in known] + prediction_texts(said, columns)
             for known, said in rows
         ]
 
@@ -157,9 +157,12 @@ def shortest(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
-def prediction_texts(values: Sequence[float], kind: str) -> list[str]:
+def prediction_texts(values: Sequence[float], columns: Sequence[str]) -> list[str]:
     """Returns a row's predictions as tables write them: probabilities by 8 decimals, numbers exactly."""
-    return [shortest(value) if kind in OF_NUMBERS else f"{value:.8f}" for value in values]
+    return [
+        f"{value:.8f}" if column.startswith("probability_") else shortest(value)
+        for value, column in zip(values, columns, strict=True)
+    ]
 
 
 def few_subjects_text(shown: str, than: str) -> str:

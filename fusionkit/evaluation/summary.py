@@ -10,11 +10,9 @@ from fusionkit.evaluation.metrics import label_of
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
-from fusionkit.recipe.task_nodes import SHOWN
+from fusionkit.recipe.task_nodes import OF_OUTCOME, SHOWN
 
 _COLUMN = 13
-OF_OUTCOME = ("mae", "rmse")
-"""Metrics in the outcome's unit, of any size."""
 
 
 def report_text(report: Mapping[str, Any], width: int = 80) -> str:

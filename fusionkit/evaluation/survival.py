@@ -9,6 +9,7 @@ import numpy as np
 from fusionkit.evaluation.measures import ENOUGH, NumberMeasures, Outcomes, few_subjects_text
 from fusionkit.evaluation.metrics import BoolArray, FloatArray, IntArray, weighted_metrics
 from fusionkit.recipe.task_nodes import horizon_text
+from fusionkit.tasks.survival import Survival, names_of_predictions
 
 _BLOCK = 256
 """Subjects that are compared one by one: for more, sums over all others are quicker."""
@@ -28,21 +29,24 @@ class SurvivalMeasures(NumberMeasures):
     kind = "survival"
 
     def __init__(self, horizons: Sequence[float] = ()) -> None:
-        self.horizons, texts = tuple(horizons), [horizon_text(horizon) for horizon in horizons]
+        self.horizons, texts = tuple(horizons), map(horizon_text, horizons)
         # metric -> what it is, and of which horizon
         self.at = {f"{m}_by_{text}": (m, i) for i, text in enumerate(texts) for m in ("brier", "auc")}
         self.metrics: tuple[str, ...] = ("concordance", *self.at)
-        self.compared: tuple[str, ...] = ("concordance", *(name for name in self.at if name[0] == "b"))
-        self.columns = ("time", "event", "log_hazard", *(f"probability_by_{text}" for text in texts))
+        self.compared: tuple[str, ...] = (
+            "concordance",
+            *(name for name, (m, _) in self.at.items() if m == "brier"),
+        )
+        self.columns = ("time", "event", *names_of_predictions(horizons))
 
     def strata(self, outcomes: Outcomes) -> IntArray:
         """Returns (n,) whether the event was seen: resamples have as many events."""
-        return outcomes[:, 1].astype(np.int64)
+        return np.array([Survival.stratum(outcome) for outcome in outcomes.tolist()], dtype=np.int64)
 
     def counts(self, outcomes: Outcomes) -> dict[str, int]:
         """Returns how many are censored and how many had the event."""
-        events = int(np.nansum(outcomes[:, 1]))
-        return {"censored": int((outcomes[:, 1] == 0).sum()), "event": events}
+        strata = self.strata(outcomes)
+        return {name: int((strata == code).sum()) for code, name in enumerate(Survival.strata)}
 
     def weighted(
         self,

@@ -24,7 +24,7 @@ from fusionkit.recipe.schema import (
 )
 from fusionkit.recipe.shape import TreePath, show
 from fusionkit.registry import Registry
-from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec, answers
+from fusionkit.specs import EncoderSpec, HeadSpec, Learns, RaiserSpec, may_say
 
 Parts = Mapping[str, PartPlan | None]
 FITTED = ("closed_form", "self_supervised")
@@ -268,7 +268,7 @@ def check_token_readers(parts: Parts, registry: Registry, findings: Findings) ->
         for modality, plan in encoders.items()
         if plan is not None
     )
-    able = [card.name for card, _ in registry.cards("encoder") if answers(card, "gives_tokens")]
+    able = [card.name for card, _ in registry.cards("encoder") if may_say(card, "gives_tokens")]
     findings.add(
         ("head",),
         f"{head.use} would read tokens, and no modality gives any ({given}). Look at its options, or use an "
@@ -280,7 +280,7 @@ def _why_vector(plan: PartPlan, is_raised: bool) -> str:
     """Says why an encoder that may give tokens gives a vector here."""
     if is_raised:
         return " with a raiser"
-    return " with these options" if answers(plan.card, "gives_tokens") else ""
+    return " with these options" if may_say(plan.card, "gives_tokens") else ""
 
 
 def check_validation(recipe: Recipe, findings: Findings) -> None:

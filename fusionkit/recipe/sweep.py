@@ -19,7 +19,7 @@ from fusionkit.recipe.load import LoadedRecipe, load_recipe, read_text
 from fusionkit.recipe.node import Node
 from fusionkit.recipe.schema import FUSED, PRETRAINED, Name, missing_name
 from fusionkit.recipe.shape import TreePath, explain, show, validate_strictly, without
-from fusionkit.recipe.task_nodes import SHOWN, WITH_CLASSES, outcome_columns
+from fusionkit.recipe.task_nodes import SHOWN, UNBOUNDED, WITH_CLASSES, outcome_columns
 from fusionkit.registry import Registry
 from fusionkit.specs import MAX_SEED
 
@@ -37,8 +37,6 @@ Metric = Literal[
     "rmse",
     "spearman",
 ]
-UNBOUNDED = ("r2", "mae", "rmse", "spearman", "rank_error", "quadratic_kappa")
-"""Metrics that may be below 0 or above 1."""
 WITH_ROC = ("classification",)
 Overrides = dict[str, JsonValue]
 

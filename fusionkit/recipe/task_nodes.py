@@ -12,7 +12,7 @@ from fusionkit.recipe.node import Node
 WITH_CLASSES = ("classification", "ordinal")
 """Those that predict one of the source's classes."""
 OF_NUMBERS = ("regression", "survival")
-"""Those that predict a number of any size, not probabilities."""
+"""Those that predict a number of any size; survival with horizons gives probabilities beside it."""
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "classification": ("roc_auc", "accuracy", "sensitivity", "specificity"),
     "ordinal": ("quadratic_kappa", "rank_error", "concordance", "accuracy"),
@@ -20,7 +20,12 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "regression": ("r2", "mae", "rmse", "spearman"),
     "survival": ("concordance",),
 }
-"""The metrics that tables and figures show, by kind of task; sentences are about the first."""
+"""The metrics that tables and figures show, by kind of task; sentences are about the first. Reports
+of survival show those of its horizons, too, which variants of a sweep need not share."""
+UNBOUNDED = ("r2", "mae", "rmse", "spearman", "rank_error", "quadratic_kappa")
+"""Metrics that may be below 0 or above 1."""
+OF_OUTCOME = ("mae", "rmse")
+"""Metrics in the outcome's unit, of any size."""
 MAX_LABELS = 1000
 MAX_HORIZONS = 20
 

@@ -20,7 +20,7 @@ FloatArray = NDArray[np.float64]
 
 LARGEST = 1e100
 """The largest outcome: squares of it, and their sums, stay far from the end of float64; ours."""
-SHOWN = 20
+_SHOWN = 20
 """Wrong cells that are named one by one."""
 NAME_IT = "Name it under task.positive or task.negative, declare the column binary, or blank the cell."
 _NAMED = 5
@@ -28,7 +28,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Answers:
+class YesNoTexts:
     """Which texts of a column mean yes and no."""
 
     positive: tuple[str, ...]
@@ -44,16 +44,16 @@ class Answers:
         return f"neither yes ({yes}) nor no ({no})"
 
 
-def answers_of(
+def yes_no_texts_of(
     manifest: Manifest, column: str, positive: tuple[str, ...] | None, negative: tuple[str, ...] | None
-) -> Answers:
+) -> YesNoTexts:
     """Returns which texts of a column mean yes and no: as given, as it is declared if binary, or 1 and 0."""
     if positive is not None and negative is not None:
-        return Answers(positive, negative)
+        return YesNoTexts(positive, negative)
     spec = manifest.schema.get(column)
     if spec is not None and spec.kind == "binary":
-        return Answers(spec.values[1:], spec.values[:1])
-    return Answers(("1",), ("0",))
+        return YesNoTexts(spec.values[1:], spec.values[:1])
+    return YesNoTexts(("1",), ("0",))
 
 
 def read_outcome(text: str) -> float | str:
@@ -78,18 +78,18 @@ def texts_of(manifest: Manifest, column: str, rows: Any = None) -> list[str | No
 class OutcomeCells(ABC):
     """What tasks have in common whose outcome is in cells: numbers (n, k), NaN where unknown.
 
-    A task says how a row is read; `groups` has one name unless it says otherwise.
+    A task says how a row is read; `strata` has one name unless it says otherwise.
     """
 
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...]
-    groups: tuple[str, ...]
+    strata: tuple[str, ...]
 
     @abstractmethod
     def parse(self, manifest: Manifest, texts: Sequence[str | None]) -> tuple[list[float], list[str]]:
         """Returns a row's numbers, and what is wrong with its cells, each as `column: sentence`."""
 
-    def group(self, outcome: Any) -> int:
+    def stratum(self, outcome: Any) -> int:
         """Returns 0 where any number is known, else -1."""
         return -1 if all(value is None or math.isnan(value) for value in outcome) else 0
 
@@ -98,20 +98,20 @@ class OutcomeCells(ABC):
         values, _ = self._read(manifest, rows)
         return values
 
-    def with_groups(self, manifest: Manifest) -> Manifest:
-        """Returns the data with each row's group as its outcome, and every cell that is wrong named."""
+    def with_strata(self, manifest: Manifest) -> Manifest:
+        """Returns the data with each row's stratum as its outcome, and every cell that is wrong named."""
         manifest.require_columns(self.columns, "task")
         values, wrong = self._read(manifest, range(len(manifest)))
         told = _told_once(manifest, wrong)
-        problems = [sentence for sentence, _ in told[:SHOWN]]
-        if n_more := sum(n_cells for _, n_cells in told[SHOWN:]):
+        problems = [sentence for sentence, _ in told[:_SHOWN]]
+        if n_more := sum(n_cells for _, n_cells in told[_SHOWN:]):
             problems.append(f"task: and {n_more} more cell{'s' * (n_more > 1)} of the outcome.")
-        codes = [self.group(value) for value in values.tolist()]
+        codes = [self.stratum(value) for value in values.tolist()]
         return replace(
             manifest,
-            outcomes=[None if code < 0 else self.groups[code] for code in codes],
+            outcomes=[None if code < 0 else self.strata[code] for code in codes],
             subject_outcomes=None,
-            classes=self.groups,
+            classes=self.strata,
             problems=[*manifest.problems, *problems],
         )
 

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fusionkit.recipe.task_nodes import MultiLabelNode
 from fusionkit.task import Unscaled
-from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of
+from fusionkit.tasks.cells import NAME_IT, OutcomeCells, yes_no_texts_of
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -25,7 +25,7 @@ class MultiLabel(OutcomeCells, Unscaled):
     """
 
     kind = "multi_label"
-    groups: tuple[str, ...] = ("labelled",)
+    strata: tuple[str, ...] = ("labelled",)
     needed: tuple[str, ...] = ("labelled",)
 
     def __init__(self, node: MultiLabelNode) -> None:
@@ -43,8 +43,8 @@ class MultiLabel(OutcomeCells, Unscaled):
         """Returns 1, 0 or NaN for each label, and what is wrong with its cell."""
         values, problems = [], []
         for column, text in zip(self.columns, texts, strict=True):
-            answers = answers_of(manifest, column, self.node.positive, self.node.negative)
-            read = math.nan if text is None else answers.read(text)
+            yes_no = yes_no_texts_of(manifest, column, self.node.positive, self.node.negative)
+            read = math.nan if text is None else yes_no.read(text)
             if isinstance(read, str):
                 problems.append(f"{column}: {read} ('{text}'). {NAME_IT}")
                 read = math.nan

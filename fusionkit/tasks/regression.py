@@ -29,7 +29,7 @@ class Regression(OutcomeCells):
     """
 
     kind = "regression"
-    groups: tuple[str, ...] = ("measured",)
+    strata: tuple[str, ...] = ("measured",)
     needed: tuple[str, ...] = ("measured",)
     output_dim = 1
     predictions: tuple[str, ...] = ("predicted",)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusionkit.errors import DataError
 from fusionkit.recipe.task_nodes import SurvivalNode, horizon_text
-from fusionkit.tasks.cells import NAME_IT, OutcomeCells, answers_of, read_outcome
+from fusionkit.tasks.cells import NAME_IT, OutcomeCells, read_outcome, yes_no_texts_of
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
@@ -35,7 +35,7 @@ class Survival(OutcomeCells):
     """
 
     kind = "survival"
-    groups: tuple[str, ...] = ("censored", "event")
+    strata: tuple[str, ...] = ("censored", "event")
     needed: tuple[str, ...] = ("event",)
     output_dim = 1
     is_scaled = True
@@ -43,8 +43,7 @@ class Survival(OutcomeCells):
     def __init__(self, node: SurvivalNode) -> None:
         self.node = node
         self.columns, self.horizons = (node.time, node.event), node.horizons
-        by = (f"probability_by_{horizon_text(horizon)}" for horizon in node.horizons)
-        self.predictions: tuple[str, ...] = ("log_hazard", *by)
+        self.predictions = names_of_predictions(node.horizons)
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the task, for addresses."""
@@ -58,7 +57,7 @@ class Survival(OutcomeCells):
         if texts[0] is None and texts[1] is None:
             return [math.nan, math.nan], []
         values, problems = list[float](), list[str]()
-        answers = answers_of(manifest, self.node.event, self.node.positive, self.node.negative)
+        yes_no = yes_no_texts_of(manifest, self.node.event, self.node.positive, self.node.negative)
         for column, text, other in zip(self.columns, texts, reversed(texts), strict=True):
             if text is None:
                 problems.append(
@@ -66,7 +65,7 @@ class Survival(OutcomeCells):
                     "Fill it in, or blank both."
                 )
                 continue
-            read = read_outcome(text) if column == self.node.time else answers.read(text)
+            read = read_outcome(text) if column == self.node.time else yes_no.read(text)
             if column == self.node.time and isinstance(read, float) and read < 0:
                 read = "a time before 0"
             if isinstance(read, str):
@@ -78,7 +77,8 @@ class Survival(OutcomeCells):
             return [math.nan, math.nan], problems
         return values, []
 
-    def group(self, outcome: Any) -> int:
+    @staticmethod
+    def stratum(outcome: Any) -> int:
         """Returns 1 where the event was seen, 0 where the time is censored, -1 where it is not known."""
         event = outcome[1]
         return -1 if event is None or math.isnan(event) else int(event)
@@ -135,6 +135,11 @@ class Survival(OutcomeCells):
     def link(self, logits: Tensor) -> Tensor:
         """Returns the log of the hazard as it is, and the probability of the event by each horizon."""
         return torch.cat([logits[..., :1], -(-logits[..., 1:].exp()).expm1()], -1)
+
+
+def names_of_predictions(horizons: Sequence[float]) -> tuple[str, ...]:
+    """Returns the names of the log hazard and of the probability of the event by each horizon."""
+    return ("log_hazard", *(f"probability_by_{horizon_text(horizon)}" for horizon in horizons))
 
 
 def cumulative_hazard(

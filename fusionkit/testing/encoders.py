@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fusionkit.errors import DataError, one_line
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.model import check_given_tokens, state_digest, token_sizes
-from fusionkit.specs import EncoderSpec, answers
+from fusionkit.specs import EncoderSpec, may_say
 from fusionkit.testing.case import NEIGHBOURS, BreachError, Case, DoesNotApplyError, check, is_same, require
 from fusionkit.tokens import has_same_tokens, pack_tokens
 from fusionkit.training.checks import is_close
@@ -189,7 +189,7 @@ def check_tokens(case: Case) -> None:
     """
     part = case.learned()
     if not case.gives_tokens:
-        is_silent = hasattr(part, "tokens") and not answers(case.card, "gives_tokens")
+        is_silent = hasattr(part, "tokens") and not may_say(case.card, "gives_tokens")
         require(case, not is_silent, "it has `tokens`, and its card never says so (gives_tokens).")
         raise DoesNotApplyError("with these options it gives no tokens")
     n_tokens, _ = token_sizes(case.id, part)

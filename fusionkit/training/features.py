@@ -171,7 +171,7 @@ def ensure_features(
     reader: ModalityReader,
     units: Units,
     encode: Callable[[Any, Callable[[Sequence[int]], Any]], Tensor],
-    tell: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
     *,
     training: bool,
     pin: Callable[[Any], Any] = lambda raw: raw,
@@ -183,7 +183,7 @@ def ensure_features(
         reader: Reads raw batches.
         units: Views and draws of rows that have the modality.
         encode: Maps a raw batch to (n, d); is given what makes a raw batch of some rows of it, too.
-        tell: Is told (done, all) rows.
+        progress: Is told (done, all) rows.
         training: Whether the units are training views.
         pin: Makes a raw batch ready for the device, in the thread that reads ahead.
 
@@ -208,7 +208,7 @@ def ensure_features(
                 values = _checked(encode(raw, again), reader, part)
                 table.add(keys[missing[done : done + len(values)]], values)
                 done += len(values)
-                tell(done, len(missing))
+                progress(done, len(missing))
         finally:
             # what is computed is kept, whatever stopped the rest
             table.flush()

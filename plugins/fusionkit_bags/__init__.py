@@ -113,14 +113,14 @@ def _build_slides(config: SlideBagConfig, columns: Mapping[str, ColumnSpec]) -> 
     return make_slide_bag(config, columns)
 
 
-def _vector_samples(config: VectorBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
-    from fusionkit_bags.samples import write_vectors
+def _vector_files(config: VectorBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+    from fusionkit_bags.example_files import write_vectors
 
     return write_vectors(config, folder)
 
 
-def _image_samples(config: ImageBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
-    from fusionkit_bags.samples import write_images
+def _image_files(config: ImageBagConfig, folder: Path) -> tuple[Mapping[str, ColumnSpec], list[Cells]]:
+    from fusionkit_bags.example_files import write_images
 
     return write_images(folder)
 
@@ -139,7 +139,7 @@ VECTOR_BAG = EncoderSpec(
         VectorBagConfig(width=6, hidden=4, max_tiles=5),
         VectorBagConfig(width=6, pooling="max", embed=4),
     ),
-    example_files=_vector_samples,
+    example_files=_vector_files,
 )
 
 IMAGE_BAG = EncoderSpec(
@@ -155,7 +155,7 @@ IMAGE_BAG = EncoderSpec(
         ImageBagConfig(hidden=4, input=ImageOptions(size=16)),
         ImageBagConfig(network="test_resnet", pooling="mean", input=ImageOptions(size=32)),
     ),
-    example_files=_image_samples,
+    example_files=_image_files,
 )
 
 

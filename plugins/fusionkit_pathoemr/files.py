@@ -72,12 +72,12 @@ def store_files(
         known = {file.name: entry for file in files if (entry := _entry(folder, file, style, journal))}
         todo = [file for file in files if file.name not in known]
         if todo:
-            context.tell(0, len(todo))
+            context.progress(0, len(todo))
         made = _make_all(todo, folder, style, context.workers, identity["source"])
         try:
             for done, (name, entry) in enumerate(made, 1):
                 known[name] = entry
-                context.tell(done, len(todo))
+                context.progress(done, len(todo))
         finally:
             if journal | known != journal:
                 _write_journal(folder / JOURNAL, journal | known, identity)
