@@ -19,7 +19,7 @@ from fusionkit.interfaces import SourceContext, Tell
 from fusionkit.model import calling
 from fusionkit.part_factory import NotHereError, PartFactory
 from fusionkit.recipe.load import LoadedRecipe
-from fusionkit.recipe.schema import FUSED, Recipe
+from fusionkit.recipe.schema import FUSED, ColumnSplit, Recipe
 from fusionkit.store import Store
 from fusionkit.task import Outcome, Task, WithClasses
 from fusionkit.tasks import make_task
@@ -162,9 +162,9 @@ def examine(
         progress=lambda done, total: tell("auditing", {"done": done, "total": total}),
     )
     errors, warnings = [*audit.errors, *problems, *absent], [*audit.warnings, *unseen]
-    audit = replace(
-        audit, errors=errors, warnings=warnings + ([] if errors else _idle(recipe, readers, folds))
-    )
+    if not errors:
+        warnings += [*_idle(recipe, readers, folds), *_in_no_set(recipe, manifest, outcomes, folds)]
+    audit = replace(audit, errors=errors, warnings=warnings)
     return Prepared(variants, folds, outcomes, audit)
 
 
@@ -188,6 +188,27 @@ def _readers(
         except DataError as error:  # its weights are not there
             absent += [Finding("encoder", sentence) for sentence in error.problems]
     return readers, absent, unseen
+
+
+def _in_no_set(
+    recipe: Recipe, manifest: Manifest, outcomes: Mapping[str, Outcome], folds: Sequence[Fold]
+) -> list[Finding]:
+    """Warns of rows with an outcome that a split by a column names no set for."""
+    if not isinstance(recipe.split, ColumnSplit):
+        return []
+    texts = manifest.cells[recipe.split.column].to_list()
+    rows = [row for row in folds[0].left_out if manifest.outcomes[row] and manifest.subjects[row] in outcomes]
+    if not rows:
+        return []
+    n_subjects = len({manifest.subjects[row] for row in rows})
+    values = ", ".join(sorted({repr(texts[row] or "") for row in rows})[:5])
+    return [
+        Finding(
+            "split",
+            f"split: {len(rows)} row{'s' * (len(rows) > 1)} of {n_subjects} subject{'s' * (n_subjects > 1)} "
+            f"in no set (column '{recipe.split.column}': {values}). Name the value, if that is not meant.",
+        )
+    ]
 
 
 def _idle(recipe: Recipe, readers: Mapping[str, ModalityReader], folds: Sequence[Fold]) -> list[Finding]:

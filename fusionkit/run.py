@@ -28,6 +28,7 @@ from fusionkit.recipe.load import LoadedRecipe, dump_yaml
 from fusionkit.recipe.schema import PRETRAINED, PretrainStage, Recipe
 from fusionkit.registry import Registry
 from fusionkit.run_folder import make_run_folder, marked_unfinished, point_latest
+from fusionkit.specs import TABULAR_KINDS
 from fusionkit.store import resource_error, using, write_atomic
 from fusionkit.training.checks import warn_of_parts
 from fusionkit.training.device import choose_device, describe_environment
@@ -38,6 +39,8 @@ from fusionkit.training.stages import Plan, run_steps
 from fusionkit.training.supervised import mean_of_members, predict_logits
 
 FloatArray = NDArray[np.float64]
+MOST_COLUMNS = 5
+"""How many columns with missing cells are named."""
 Plans = dict[tuple[str, int, int], list[Plan]]
 """Of each model, repeat and fold: one for each initialisation."""
 
@@ -252,6 +255,7 @@ def _report(
         blanked=blanked_of(prepared),
     )
     report["warnings"] += [found.message for found in prepared.audit.warnings]
+    report["warnings"] += missing_cells(prepared)
     learned = {origin.address for m in members for origin in m.origins.values() if origin.is_learned}
     report["warnings"] += warn_of_parts(prepared.main.store, learned)
     blank = _n_blank(prepared)
@@ -265,6 +269,29 @@ def _report(
         "device": vars(prepared.main.device),
         **report,
     }
+
+
+def missing_cells(prepared: Prepared) -> list[str]:
+    """Says of each record which of its columns have missing cells, and who decides what stands there."""
+    audit, said = prepared.audit, []
+    parts = prepared.main.factory.loaded.parts
+    for modality, n_rows in audit.modalities.items():
+        n_absent = audit.samples - n_rows
+        counts = {
+            column.name: column.missing - n_absent
+            for column in audit.columns
+            if modality in column.modalities and column.kind in TABULAR_KINDS and column.missing > n_absent
+        }
+        if counts:
+            use = parts[f"{modality}.encoder"].use
+            most = sorted(counts, key=lambda name: -counts[name])[:MOST_COLUMNS]
+            more = f" and {len(counts) - len(most)} columns more" if len(counts) > len(most) else ""
+            named = ", ".join(f"{name} {counts[name]}" for name in most)
+            said.append(
+                f"{modality}: cells are missing in its {n_rows} rows ({named}{more}). What stands for them "
+                f"is an option of {use}."
+            )
+    return said
 
 
 def _n_blank(prepared: Prepared) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from fusionkit.errors import shorten
 from fusionkit.evaluation.metrics import LABELS
 from fusionkit.evaluation.report import SIMULATED
-from fusionkit.recipe.task_nodes import OF_OUTCOME, SHOWN
+from fusionkit.recipe.task_nodes import OF_ALL_FOLDS, OF_OUTCOME, SHOWN
 
 MARK_LENGTH = 13
 """Of what a row's name ends with, which stays where a name is cut: `, missing 0.3`, ` (LEAKAGE)`."""
@@ -178,9 +178,14 @@ def _difference(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
 def _legend(entry: Mapping[str, Any], *, is_text: bool = False) -> list[str]:
     seeds = ", ".join(map(str, entry["seeds"]))
     where = "beside it" if is_text else "in brackets"
+    pooled = [
+        f" {LABELS[metric]} is of the folds pooled."
+        for metric in SHOWN[entry["task"]]
+        if metric in OF_ALL_FOLDS
+    ]
     lines = [
         f"By subject: mean over folds and seeds ({seeds}), {where} the {100 * entry['interval']:g} % "
-        f"interval from {entry['resamples']} resamples of subjects."
+        f"interval from {entry['resamples']} resamples of subjects." + "".join(pooled)
     ]
     if entry["references"]:
         others = [

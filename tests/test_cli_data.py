@@ -371,6 +371,16 @@ def test_fewer_subjects_than_folds_one_class_and_a_split_by_a_column(study, caps
     )
 
 
+def test_rows_that_a_split_by_a_column_puts_nowhere_are_counted(study, capsys):
+    rows = rows_of(study)
+    for number, row in enumerate(rows):
+        row["set"] = ("train", "test", "else")[(number // 2) % 3]
+    write_rows(study, rows)
+    code, out, _ = audit(capsys, "split={scheme: column, column: set}")
+    assert code == 0
+    assert "in no set (column 'set': 'else'). Name the value, if that is not meant." in " ".join(out.split())
+
+
 def test_weights_that_are_not_there_do_not_hide_what_is_wrong_with_the_data(study, capsys):
     rows = rows_of(study)
     rows[5]["age"] = "400"

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from fusionkit.evaluation import intervals
 from fusionkit.evaluation.aggregate import UNKNOWN, FoldSubjects, SubjectRows
 from fusionkit.evaluation.intervals import bootstrap, resample_weights
 from fusionkit.evaluation.measures import ClassMeasures
+from fusionkit.evaluation.regression import RegressionMeasures
 
 CLASSES = ("benign", "malignant")
 MEASURES = ClassMeasures(CLASSES)
@@ -118,6 +119,26 @@ def test_chunks_bound_the_memory_and_change_nothing(monkeypatch):
     assert max(seen) == 7
     for metric, entry in whole.models["fused"].folds.items():
         assert chunked.models["fused"].folds[metric].low == pytest.approx(entry.low, abs=1e-12)
+
+
+@pytest.mark.parametrize("n_folds", [1, 10])
+def test_explained_variance_of_small_folds_is_that_of_all_together(n_folds):
+    """Resampled, the R2 of six subjects falls: the mean over folds would lie above most of its resamples."""
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=60)
+    said = 0.6 * known + 0.6 * rng.normal(size=60)
+    folds = [
+        FoldSubjects(
+            0, fold, SubjectRows([f"p{i}" for i in chosen], known[chosen, None], said[chosen, None]), 0.5
+        )
+        for fold, chosen in enumerate(np.arange(60).reshape(n_folds, -1))
+    ]
+    found = bootstrap({"m": folds}, RegressionMeasures(), resamples=500).models["m"]
+    assert found.folds["r2"] == found.pooled["r2"]
+    assert found.folds["r2"].value == pytest.approx(r2_score(known, said))
+    assert found.folds["mae"].value == pytest.approx(np.abs(known - said).mean())
+    low, value, high = found.folds["r2"].low, found.folds["r2"].value, found.folds["r2"].high
+    assert 0.25 < (value - low) / (high - low) < 0.75
 
 
 @settings(max_examples=15, deadline=None)

@@ -11,6 +11,7 @@ import numpy as np
 from fusionkit.evaluation.aggregate import FoldSubjects, is_known
 from fusionkit.evaluation.measures import SAME_PREDICTION, Measures, Outcomes
 from fusionkit.evaluation.metrics import FloatArray, IntArray
+from fusionkit.recipe.task_nodes import OF_ALL_FOLDS
 
 # Entries of one weight matrix; a handful of such matrices are alive at once, so this bounds the memory.
 _MATRIX_ENTRIES = 500_000
@@ -79,7 +80,10 @@ class _Target:
         is_same = all(
             len(parts) == len(pooled) for parts, pooled in zip(self.folds, self.pooled, strict=True)
         )
-        return np.stack([folds, folds if is_same else self._means(self.pooled, scored)])
+        pooled = folds if is_same else self._means(self.pooled, scored)
+        of_all = [place for place, metric in enumerate(self.metrics) if metric in OF_ALL_FOLDS]
+        folds[of_all] = pooled[of_all]
+        return np.stack([folds, pooled])
 
     def _means(self, sides: Sequence[Sequence[_Part]], scored: _Scored) -> FloatArray:
         means = [_mean_of_parts(parts, self.metrics, scored) for parts in sides]
@@ -132,9 +136,10 @@ def bootstrap(
     them independently would give an interval that is too narrow, as would resampling a person's images. It
     also makes differences between models paired.
 
-    The value over folds is the mean over those folds that can give one; the pooled value takes the folds
-    of a repeat together, then the mean over repeats. Both are computed anew in every resample. The
-    intervals say how much depends on who was tested; the learned models are held as they are.
+    The value over folds is the mean over those folds that can give one (of R2, it is the pooled one); the
+    pooled value takes the folds of a repeat together, then the mean over repeats. Both are computed anew in
+    every resample. The intervals say how much depends on who was tested; the learned models are held as they
+    are.
 
     Args:
         models: Each model's folds; subjects of unknown outcome are left out.

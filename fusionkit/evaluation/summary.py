@@ -10,7 +10,7 @@ from fusionkit.evaluation.metrics import label_of
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
-from fusionkit.recipe.task_nodes import OF_OUTCOME, SHOWN
+from fusionkit.recipe.task_nodes import OF_ALL_FOLDS, OF_OUTCOME, SHOWN
 
 _COLUMN = 13
 
@@ -136,7 +136,11 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
     if n_folds > 1:
         pooled = ((name, model["pooled"][main]["value"]) for name, model in report["models"].items())
         each = ", ".join(f"{name} {_number(value)}" for name, value in pooled)
-        lines.append(f"{label_of(main)} of the test folds pooled, mean over repeats: {each}.")
+        lines.append(
+            f"{label_of(main)} is of the test folds pooled, mean over repeats."
+            if main in OF_ALL_FOLDS
+            else f"{label_of(main)} of the test folds pooled, mean over repeats: {each}."
+        )
     if report["threshold"] == "validation":
         lines.append("A subject is called positive from a threshold on that was set on validation subjects.")
     elif report["threshold"] is not None:
@@ -151,6 +155,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
     }
     lines += sorted(reasons)
     lines += _without_width(report)
+    lines.append("Intervals say how much depends on who was tested; another training would differ, too.")
     if report["counts"]["samples"] != report["counts"]["subjects"]:
         each = "; ".join(
             f"{name} " + ", ".join(f"{label_of(m)} {_number(of_sample[m], m)}" for m in _shown(report)[:2])

@@ -26,6 +26,8 @@ UNBOUNDED = ("r2", "mae", "rmse", "spearman", "rank_error", "quadratic_kappa")
 """Metrics that may be below 0 or above 1."""
 OF_OUTCOME = ("mae", "rmse")
 """Metrics in the outcome's unit, of any size."""
+OF_ALL_FOLDS = ("r2",)
+"""Metrics of all folds of a repeat together: resampled, those of a dozen subjects fall below the truth."""
 MAX_LABELS = 1000
 MAX_HORIZONS = 20
 
