@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from fusionkit.data.manifest import Manifest
-from fusionkit.errors import DataError
+from fusionkit.errors import DataError, counted
 from fusionkit.recipe.schema import SETS, ColumnSplit, FoldSplit, HoldoutSplit
 
 Split = HoldoutSplit | FoldSplit | ColumnSplit
@@ -171,7 +171,7 @@ def _take(
         members = _of_stratum(units, name)
         n_members = len(members)
         if n_members < 2 and name in needed:
-            given = f"{n_members} {name} {_plural(unit, n_members)} to choose from"
+            given = f"{counted(n_members, f'{name} {unit}')} to choose from"
             problems.append(f"split: train and {what} need one {name} {unit} each ({given}). Use more data.")
         if not members:
             continue
@@ -231,14 +231,10 @@ def _deal_labels(members: Sequence[str], alike: Spread, sizes: Sequence[int], wo
     return dealt
 
 
-def _plural(unit: str, count: int) -> str:
-    return unit if count == 1 else unit + "s"
-
-
 def _check_strata(units: Units, needed: Sequence[str], unit: str) -> None:
     counts = Counter(units.values())
     problems = [
-        f"split: there is no {name} {unit} ({len(units)} {_plural(unit, len(units))} with a known outcome). "
+        f"split: there is no {name} {unit} ({counted(len(units), unit)} with a known outcome). "
         + (f"Every class must be there: {', '.join(needed)}." if len(needed) > 1 else "Use other data.")
         for name in needed
         if not counts[name]
@@ -259,7 +255,7 @@ def _check_folds(dealt: Sequence[set[str]], units: Units, needed: Sequence[str],
         if lacking:
             problems.append(
                 f"split: fold {lacking[0]} of {n_folds} would test no {name} {unit} "
-                f"({counts[name]} {name} {_plural(unit, counts[name])} in all). {advice}"
+                f"({counted(counts[name], f'{name} {unit}')} in all). {advice}"
             )
     if problems:
         raise DataError(problems)
