@@ -12,7 +12,7 @@ import torch
 
 from fusionkit.data.batches import make_units
 from fusionkit.data.splits import Fold
-from fusionkit.errors import FusionkitError, ResourceError
+from fusionkit.errors import FusionkitError, ResourceError, counted
 from fusionkit.interfaces import Tell
 from fusionkit.model import compute_part
 from fusionkit.prepare import Places, Prepared, plan_all, prepare
@@ -179,10 +179,10 @@ def plan_text(work: dict[str, Any]) -> str:
     stored = sum(step["stored"] for step in work["steps"])
     todo = len(work["steps"]) - stored
     lines = [
-        f"{work['recipe']}: {_count(work['samples'], 'sample')} of {_count(work['subjects'], 'subject')}, "
-        f"{_count(work['folds'], 'fold')},",
+        f"{work['recipe']}: {counted(work['samples'], 'sample')} of {counted(work['subjects'], 'subject')}, "
+        f"{counted(work['folds'], 'fold')},",
         f"models: {', '.join(work['models'])}; on {work['device']['type']} in {work['device']['precision']}.",
-        f"{_count(len(work['steps']), 'stage result')}: {stored} in the store, {todo} to compute.",
+        f"{counted(len(work['steps']), 'stage result')}: {stored} in the store, {todo} to compute.",
     ]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for step in work["steps"]:
@@ -191,7 +191,7 @@ def plan_text(work: dict[str, Any]) -> str:
         missing = sum(not step["stored"] for step in members)
         lines.append(f"  {stage}: {verb} {parts}: {missing} of {len(members)} to compute")
     lines += [
-        f"  features of {name}: {_count(count, 'row')} to encode" for name, count in work["features"].items()
+        f"  features of {name}: {counted(count, 'row')} to encode" for name, count in work["features"].items()
     ]
     if not (todo or work["features"]):
         lines.append("There is nothing to compute.")
@@ -207,7 +207,7 @@ def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
     entries = work["experiments"]
     stored = sum(entry["stored"] for entry in entries)
     lines = [
-        f"{name}: {_count(len(entries), 'experiment')}: {stored} in the store, "
+        f"{name}: {counted(len(entries), 'experiment')}: {stored} in the store, "
         f"{len(entries) - stored} to compute."
     ]
     for entry in entries:
@@ -217,21 +217,17 @@ def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
             lines.append(f"  {entry['experiment']}: {same}")
             continue
         lines.append(
-            f"  {entry['experiment']}: {_count(counts['all'], 'stage result')}: {counts['stored']} in the "
+            f"  {entry['experiment']}: {counted(counts['all'], 'stage result')}: {counts['stored']} in the "
             f"store, {counts['of_others']} of experiments above, {counts['to_compute']} to compute"
         )
     todo = sum(entry["steps"]["to_compute"] for entry in entries if "steps" in entry)
     if stored < len(entries):
-        lines.append(f"{_count(todo, 'stage result')} to compute in all.")
+        lines.append(f"{counted(todo, 'stage result')} to compute in all.")
     lines += [
-        f"  features of {modality}: {_count(count, 'row')} to encode"
+        f"  features of {modality}: {counted(count, 'row')} to encode"
         for modality, count in work["features"].items()
     ]
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _duration(seconds: float) -> str:

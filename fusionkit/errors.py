@@ -1,4 +1,4 @@
-"""The error classes, one per exit code, and the nearest-name suggestion."""
+"""The error classes, one per exit code, and the words of messages: nearest names, counts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ LONGEST_SHOWN = 60
 def shorten(text: str, length: int = LONGEST_SHOWN, end: int = 0) -> str:
     """Returns a name or a value, short enough for a message; its last `end` characters stay."""
     return text if len(text) <= length else text[: length - 3 - end] + "..." + text[len(text) - end :]
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns how many there are of something: 1 subject, 2 subjects."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def tidy(problem: str) -> str:

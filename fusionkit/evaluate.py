@@ -15,7 +15,7 @@ from fusionkit import __version__
 from fusionkit.data.audit import Audit, audit_data
 from fusionkit.data.audit_files import Finding
 from fusionkit.data.manifest import Manifest
-from fusionkit.errors import DataError, RecipeError, ResourceError
+from fusionkit.errors import DataError, RecipeError, ResourceError, counted
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.measures import measures_of
 from fusionkit.evaluation.metrics import FloatArray
@@ -288,8 +288,7 @@ def _overlap_problems(overlap: _Overlap) -> list[str]:
 
 def _count(subjects: Sequence[str]) -> str:
     more = f" and {len(subjects) - N_NAMED} more" if len(subjects) > N_NAMED else ""
-    noun = "subject" if len(subjects) == 1 else "subjects"
-    return f"{len(subjects)} {noun} of these data ({', '.join(subjects[:N_NAMED])}{more})"
+    return f"{counted(len(subjects), 'subject')} of these data ({', '.join(subjects[:N_NAMED])}{more})"
 
 
 def _predict(
@@ -364,7 +363,7 @@ def _warnings(
 ) -> list[str]:
     found = []
     if n_left := len(overlap.subjects):
-        found.append(f"Left out, since the run learned from them: {n_left} subject{'s' * (n_left > 1)}.")
+        found.append(f"Left out, since the run learned from them: {counted(n_left, 'subject')}.")
     if seen.new_subjects:
         found.append("Subjects with an id of the run's were taken for other people, as --new-subjects says.")
     counts = Counter(answering)

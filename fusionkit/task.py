@@ -27,7 +27,7 @@ class Task(Protocol):
         columns: The columns of the data that hold the outcome; none where the source says the class.
         output_dim: Width of what a head gives.
         predictions: Names of what `link` gives, in its order.
-        is_scaled: Whether `rescale` does anything.
+        keeps_state: Whether a stage keeps something of its training rows, for `finish`.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Task(Protocol):
     columns: tuple[str, ...]
     output_dim: int
     predictions: tuple[str, ...]
-    is_scaled: bool
+    keeps_state: bool
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the task, for addresses."""
@@ -66,7 +66,7 @@ class Task(Protocol):
     def state(
         self, logits: Callable[[], Tensor], rows: Callable[[], tuple[Tensor, Tensor]]
     ) -> Mapping[str, Tensor]:
-        """Returns what `rescale` needs to know of a stage's training rows; mostly nothing.
+        """Returns what `finish` needs to know of a stage's training rows; mostly nothing.
 
         Args:
             logits: Gives (n, output_dim) of the training rows when all is learned.
@@ -74,8 +74,8 @@ class Task(Protocol):
         """
         ...
 
-    def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
-        """Brings (n, views, output_dim) of a model to what `link` maps, on the outcome's scale."""
+    def finish(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
+        """Returns what `link` maps of a model's (n, views, output_dim): as they are, rescaled, or more."""
         ...
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -83,14 +83,14 @@ class Task(Protocol):
         ...
 
     def link(self, logits: Tensor) -> Tensor:
-        """Maps logits, rescaled, to what `predictions` names (..., k): probabilities, numbers of any size."""
+        """Maps what `finish` gives to `predictions` (..., k): probabilities, or numbers of any size."""
         ...
 
 
-class Unscaled:
+class Stateless:
     """A task that takes nothing from its training rows."""
 
-    is_scaled = False
+    keeps_state = False
 
     def fitted(self, targets: NDArray[Any]) -> Any:
         """Returns itself."""
@@ -102,12 +102,12 @@ class Unscaled:
         """Returns nothing."""
         return {}
 
-    def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
+    def finish(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
         """Returns the logits as they are."""
         return logits
 
 
-class WithClasses(Unscaled):
+class WithClasses(Stateless):
     """A task whose outcome is one of the source's classes."""
 
     columns: tuple[str, ...] = ()

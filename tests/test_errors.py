@@ -40,3 +40,7 @@ def test_suggest_names_the_nearest_and_what_is_known(name, known, hint):
 
 def test_suggest_names_no_more_than_its_limit():
     assert errors.suggest("z", "abcd", limit=2) == "Known: a, b and 2 more."
+
+
+def test_only_one_is_not_plural():
+    assert [errors.counted(n, "more row") for n in (0, 1, 2)] == ["0 more rows", "1 more row", "2 more rows"]

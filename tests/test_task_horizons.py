@@ -165,7 +165,7 @@ def test_known_hazards_give_the_true_probabilities_and_they_are_calibrated():
     logits = torch.tensor(hazards[:, None] + 5)
     state = task.fitted(targets.numpy()).state(lambda: logits, lambda: (targets, torch.ones(4000).double()))
     new, died_at, _, _ = exponential(1, 20000)
-    said = task.link(torch.from_numpy(task.rescale((new + 5)[:, None, None], state)))[:, 0].numpy()
+    said = task.link(torch.from_numpy(task.finish((new + 5)[:, None, None], state)))[:, 0].numpy()
     assert said[:, 0] == pytest.approx(new - hazards.mean(), abs=1e-6)
     for place, horizon in enumerate((3, 12)):
         assert np.abs(said[:, 1 + place] - (1 - np.exp(-horizon / 10 * np.exp(new)))).max() < 0.03

@@ -29,7 +29,7 @@ from fusionkit.prepare import prepare
 from fusionkit.recipe.task_nodes import RegressionNode
 from fusionkit.tasks.regression import Regression
 from fusionkit.training.stages import plan_steps
-from fusionkit.training.supervised import rescale
+from fusionkit.training.supervised import finish
 
 TASK = "{kind: regression, column: score}"
 MEASURES = RegressionMeasures()
@@ -76,12 +76,12 @@ def test_a_correlation_with_one_prediction_for_all_says_so(done):
     assert model["sample_reasons"] == model["folds"][0]["reasons"] == {"spearman": reason}
 
 
-def test_the_loss_is_of_training_standard_deviations_and_rescale_undoes_it():
+def test_the_loss_is_of_training_standard_deviations_and_finish_undoes_it():
     task = Regression(RegressionNode(kind="regression", column="score")).fitted(np.array([[10.0], [30.0]]))
     logits, targets = torch.tensor([[0.0], [1.0]]), torch.tensor([[40.0], [30.0]])
     # mean 20, sd 10: the errors are 2 and 0
     assert float(task.loss(logits, targets, torch.tensor([3.0, 1.0]))) == pytest.approx(3 * 4 / 2)
-    back = task.rescale(logits.numpy()[None], task.state(lambda: logits, lambda: (logits, logits)))
+    back = task.finish(logits.numpy()[None], task.state(lambda: logits, lambda: (logits, logits)))
     assert back.tolist() == [[[20.0], [30.0]]]
 
 
@@ -101,7 +101,7 @@ def test_the_loss_sees_the_digits_of_large_numbers():
     task = Regression(RegressionNode(kind="regression", column="score")).fitted(known)
     right = torch.tensor([[-1.0], [0.0], [1.0]]) / np.sqrt(2 / 3)
     assert float(task.loss(right, torch.from_numpy(known), torch.ones(3))) == pytest.approx(0, abs=1e-9)
-    back = task.rescale(right.numpy()[None], task.state(lambda: right, lambda: (right, right)))
+    back = task.finish(right.numpy()[None], task.state(lambda: right, lambda: (right, right)))
     assert back.dtype == np.float64
     assert back[0] - 1e9 == pytest.approx(known - 1e9, abs=1e-6)
 
@@ -305,7 +305,7 @@ def test_what_was_learned_without_its_scale_gives_no_answer(tmp_path):
     bare = replace(artefact, tensors={n: t for n, t in artefact.tensors.items() if not n.startswith("task.")})
     experiment.shared.artefacts = lambda address: bare
     with pytest.raises(IntegrityError) as caught:
-        rescale(experiment, np.zeros((1, 1, 1), dtype=np.float32), head)
+        finish(experiment, np.zeros((1, 1, 1), dtype=np.float32), head)
     assert str(caught.value) == (
         f"artefact {head.address[:12]}: does not say on which scale of the outcome it learned. Run the "
         "recipe again with another --store."

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fusionkit.errors import counted
+
 if TYPE_CHECKING:
     from fusionkit.registry import Registry
     from fusionkit.specs import Spec
@@ -61,8 +63,13 @@ def _look(case: Case, checks: Sequence[Check], *, tells: bool) -> Iterator[dict[
         yield {**_describe(case), "check": check.name, "status": status, "reason": reason}
     for first, *more in failed.values():
         if more:
-            counted = f"and {len(more)} more check{'s' if len(more) > 1 else ''}"
-            tell(_line(counted, "fail", f"for the reason of {first}, from {more[0]} on"))
+            tell(
+                _line(
+                    f"and {counted(len(more), 'more check')}",
+                    "fail",
+                    f"for the reason of {first}, from {more[0]} on",
+                )
+            )
 
 
 def _keep_quiet(line: str) -> None:

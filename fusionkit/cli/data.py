@@ -12,7 +12,7 @@ import typer
 
 from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
-from fusionkit.errors import tidy
+from fusionkit.errors import counted, tidy
 
 if TYPE_CHECKING:
     from fusionkit.data.audit import Audit, ColumnFacts
@@ -96,7 +96,7 @@ def audit_lines(loaded: LoadedRecipe, audit: Audit) -> Iterator[str]:
         yield ""
     if sum(audit.files.values()):
         decoded, remembered = audit.files["decoded"], audit.files["remembered"]
-        now = f"{decoded} file{'s' * (decoded != 1)} decoded now"
+        now = f"{counted(decoded, 'file')} decoded now"
         yield f"{now}, {remembered} known to be whole since an earlier audit."
     for warning in audit.warnings:
         yield textwrap.fill(
@@ -123,7 +123,7 @@ def _share(count: int, audit: Audit) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun) if number else f"no {noun}s"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import typer
 
 from fusionkit.cli.places import DataRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
-from fusionkit.errors import UsageError
+from fusionkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from fusionkit.learned import LearnedRun
@@ -73,7 +73,7 @@ def run(
         print(text, end="")
     else:
         write_atomic(output, text.encode())
-        typer.echo(f"{len(answers.rows)} row{'s' * (len(answers.rows) != 1)}: {output}", err=True)
+        typer.echo(f"{counted(len(answers.rows), 'row')}: {output}", err=True)
 
 
 def _as_json(answers: Answers, learned: LearnedRun) -> str:

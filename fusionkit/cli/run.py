@@ -10,6 +10,7 @@ import typer
 
 from fusionkit.cli.places import DataRoot, RunsRoot, StoreRoot, make_places
 from fusionkit.cli.progress import show_progress
+from fusionkit.errors import counted
 
 if TYPE_CHECKING:
     from fusionkit.prepare import Places
@@ -57,7 +58,7 @@ def run(
     from fusionkit.evaluation.summary import report_text
 
     print(report_text(result.report))
-    stages = f"{result.computed} stage{'s' * (result.computed != 1)} computed."
+    stages = f"{counted(result.computed, 'stage')} computed."
     print(stages if result.computed else "Nothing computed, all from the store.")
     print(f"Files: {result.folder}")
 

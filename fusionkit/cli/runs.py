@@ -13,6 +13,7 @@ import typer
 
 from fusionkit.cli.places import RunsRoot
 from fusionkit.cli.sizes import human
+from fusionkit.errors import counted
 
 app = typer.Typer(no_args_is_help=True, help="Look after the folders of runs.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -41,7 +42,7 @@ def list_(runs: RunsRoot = Path("runs"), as_json: AsJson = False) -> None:
                 print("  " + textwrap.shorten(line, max(20, width - 2), placeholder="..."))
     n_left = sum(entry["status"] != "finished" for entry in found)
     more = f", {n_left} of them not finished" if n_left else ""
-    print(f"{_count(len(found))} in {runs}{more}.")
+    print(f"{counted(len(found), 'run')} in {runs}{more}.")
 
 
 @app.command("prune")
@@ -67,9 +68,9 @@ def prune(
         return
     for folder in found.gone:
         print(f"  {folder}")
-    print(f"{_count(len(found.gone), 'unfinished run')} {'would be deleted' if dry_run else 'deleted'}.")
+    print(f"{counted(len(found.gone), 'unfinished run')} {'would be deleted' if dry_run else 'deleted'}.")
     if found.young:
-        n_young = _count(len(found.young), "unfinished run")
+        n_young = counted(len(found.young), "unfinished run")
         hint = "wait a minute" if older_than == 0 else "for all of them say --older-than 0"
         print(f"Not so old: {n_young}; {hint}.")
     for folder in found.live:
@@ -82,7 +83,3 @@ def _size(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):  # a running run writes and renames
             size += path.stat().st_size if path.is_file() else 0
     return size
-
-
-def _count(number: int, noun: str = "run") -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

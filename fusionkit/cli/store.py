@@ -15,7 +15,7 @@ import typer
 
 from fusionkit.cli.places import StoreRoot, store_root
 from fusionkit.cli.sizes import human
-from fusionkit.errors import UsageError, suggest
+from fusionkit.errors import UsageError, counted, suggest
 
 if TYPE_CHECKING:
     from fusionkit.store import StoreEntry
@@ -60,9 +60,9 @@ def list_(
         what = textwrap.shorten(line.what, max(20, width - 41), placeholder="...")
         age = _age(time.time() - line.used)
         print(f"{line.kind:<12}{line.name[:8]:<10}{human(line.size):>9}  {age:<8}{what}".rstrip())
-    print(f"{_count(len(shown))}, {human(sum(entry.size for entry in shown))} in {root}.")
+    print(f"{counted(len(shown), 'file')}, {human(sum(entry.size for entry in shown))} in {root}.")
     if len(shown) < len(entries):
-        print(f"Not shown: {_count(len(entries) - len(shown))} that sources generated.")
+        print(f"Not shown: {counted(len(entries) - len(shown), 'file')} that sources generated.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _describe(root: Path, kind: str, name: str, entries: Sequence[StoreEntry]) -
     if kind == "features":
         return _describe_features([root / kind / entry.name for entry in entries])
     if kind == "sources":
-        return f"{_count(len(entries))} of {name}"
+        return f"{counted(len(entries), 'file')} of {name}"
     if kind == "audits":
         return "contents found whole"
     if kind == "broken":
@@ -132,8 +132,8 @@ def _describe_features(paths: Sequence[Path]) -> str:
             return "unreadable"
         n_rows += rows
         widths.add(width)
-    of_files = f" in {_count(len(paths))}" if len(paths) > 1 else ""
-    return f"{n_rows} row{'s' * (n_rows != 1)} of {' or '.join(map(str, sorted(widths)))} values{of_files}"
+    of_files = f" in {counted(len(paths), 'file')}" if len(paths) > 1 else ""
+    return f"{counted(n_rows, 'row')} of {' or '.join(map(str, sorted(widths)))} values{of_files}"
 
 
 @app.command("size")
@@ -158,7 +158,7 @@ def size(store: StoreRoot = None, as_json: AsJson = False) -> None:
 
 
 def _print_kind(name: str, files: int, n_bytes: int, meaning: str = "") -> None:
-    print(f"  {name:<12}{_count(files):>13}{human(n_bytes):>10}  {meaning}".rstrip())
+    print(f"  {name:<12}{counted(files, 'file'):>13}{human(n_bytes):>10}  {meaning}".rstrip())
 
 
 @app.command("prune")
@@ -188,7 +188,7 @@ def prune_(
         print(json.dumps({**found, "dry_run": dry_run}))
         return
     verb = "would be deleted" if dry_run else "deleted"
-    print(f"{_count(done.files)} {verb}, {human(done.size)}.")
+    print(f"{counted(done.files, 'file')} {verb}, {human(done.size)}.")
     _print_pruned(done.kinds)
     for user in done.users:
         print(f"In use by {user}: what it uses stays.")
@@ -207,7 +207,3 @@ def _check_kinds(command: str, kinds: list[str]) -> None:
     ]
     if problems:
         raise UsageError(problems)
-
-
-def _count(files: int) -> str:
-    return f"{files} file" if files == 1 else f"{files} files"

@@ -38,7 +38,7 @@ from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
 from fusionkit.data.tables import bad_cells
-from fusionkit.errors import DataError, tidy
+from fusionkit.errors import DataError, counted, tidy
 from fusionkit.recipe.load import LoadedRecipe
 from fusionkit.specs import ColumnSpec
 from fusionkit.store import Store, address_of
@@ -120,7 +120,7 @@ class Audit:
             n_more = n_found - sum(n_rows for _, n_rows in told)
             if n_more:
                 noun, which = _NOUNS.get(check, ("problem", ""))
-                sentences.append(f"and {n_more} more {noun}{'s' * (n_more > 1)}{which}.")
+                sentences.append(f"and {counted(n_more, f'more {noun}')}{which}.")
         return [tidy(sentence) for sentence in sentences]
 
     def raise_errors(self) -> None:
@@ -357,7 +357,7 @@ def _given_away(
         reasons.append(f"all {count} subjects {which} are {name}")
     if len(settling) > _SHOWN_VALUES:
         n_more = len(settling) - _SHOWN_VALUES
-        reasons.append(f"and so for {n_more} more value{'s' * (n_more > 1)}")
+        reasons.append(f"and so for {counted(n_more, 'more value')}")
     if fact.auc is not None and fact.auc >= GIVES_AWAY:
         reasons.append(f"alone it reaches an AUC of {fact.auc:.3f}, cross-validated by subject")
     if not reasons:
@@ -376,7 +376,7 @@ def _differing(
         return []
     shown = ", ".join(_example(column, found[column.name], subjects) for column in differing[:_SHOWN_VALUES])
     n_more = len(differing) - _SHOWN_VALUES
-    more = f" and {n_more} more column{'s' * (n_more > 1)}" if n_more > 0 else ""
+    more = f" and {counted(n_more, 'more column')}" if n_more > 0 else ""
     message = (
         f"{modality}: samples of one subject have different values: {shown}{more}. "
         "Mend them, unless they change from sample to sample."
@@ -392,5 +392,5 @@ def _example(column: Column, differing: BoolArray, subjects: Subjects) -> str:
     codes = column.codes[(subjects.of_row == subject) & column.present]
     texts = [column.texts[code - 1] for code in dict.fromkeys(codes.tolist())]
     count = int(differing.sum())
-    who = f"{count} subject{'s' * (count > 1)}, such as" if count > 1 else "subject"
+    who = f"{count} subjects, such as" if count > 1 else "subject"
     return f"{column.name} ({who} {subjects.names[subject]}: {' and '.join(texts[:_SHOWN_VALUES])})"

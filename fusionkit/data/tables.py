@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.parquet import read_parquet
-from fusionkit.errors import DataError, RecipeError, shorten, suggest
+from fusionkit.errors import DataError, RecipeError, counted, shorten, suggest
 from fusionkit.interfaces import Cells, Cut
 from fusionkit.specs import TABULAR_KINDS, ColumnSpec, read_number
 
@@ -310,7 +310,7 @@ def _read_csv(path: Path, encoding: Encoding) -> pl.DataFrame:
                 n_ragged += 1
                 if len(ragged) < _SHOWN:
                     ragged.append(
-                        f"{path}: line {reader.line_num}: {len(row)} cell{'s' * (len(row) > 1)} under a "
+                        f"{path}: line {reader.line_num}: {counted(len(row), 'cell')} under a "
                         f"header of {len(header)}. Quote cells that contain '{delimiter}'."
                     )
             if len(rows) == _BLOCK:  # lists of texts take ten times the memory that a frame does

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fusionkit.errors import counted
 from fusionkit.evaluation.metrics import label_of
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
@@ -53,13 +54,9 @@ def _cohort(report: Mapping[str, Any]) -> str:
     classes = ", ".join(f"{count} {name}" for name, count in counts["subjects_by_class"].items())
     unknown = counts["subjects_without_outcome"]
     more = f", {unknown} of unknown outcome, not scored" if unknown else ""
-    who, what = _number_of(counts["subjects"], "subject"), _number_of(counts["samples"], "sample")
+    who, what = counted(counts["subjects"], "subject"), counted(counts["samples"], "sample")
     known = f" ({classes}{more})" if classes or more else ""
     return f"Tested: {who}{known} with {what}."
-
-
-def _number_of(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _table(report: Mapping[str, Any], width: int) -> str:
@@ -115,7 +112,7 @@ def _model_lines(
 
 
 def _size(model: Mapping[str, Any]) -> str:
-    return f" {_number_of(model['n_subjects'], 'subject')}"
+    return f" {counted(model['n_subjects'], 'subject')}"
 
 
 def _line(first: str, cells: Sequence[str], indent: int, column: int) -> str:
@@ -197,7 +194,7 @@ def _sentence(entry: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     label = label_of(entry["metric"])
     if low is None:
         return f"Fusion against {other}: the difference in {label} is {entry['reason']}."
-    who = _number_of(entry["n_subjects"], "subject")
+    who = counted(entry["n_subjects"], "subject")
     bounds = f"{_percent(report)} interval {_number(low)} to {_number(high)}; {who}"
     if low > 0:
         return f"Fusion adds {_number(value)} {label} over {other} ({bounds})."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionkit.errors import counted
 from fusionkit.specs import read_number
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class OutcomeCells(ABC):
         told = _told_once(manifest, wrong)
         problems = [sentence for sentence, _ in told[:_SHOWN]]
         if n_more := sum(n_cells for _, n_cells in told[_SHOWN:]):
-            problems.append(f"task: and {n_more} more cell{'s' * (n_more > 1)} of the outcome.")
+            problems.append(f"task: and {counted(n_more, 'more cell')} of the outcome.")
         codes = [self.stratum(value) for value in values.tolist()]
         return replace(
             manifest,

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fusionkit.recipe.task_nodes import MultiLabelNode
-from fusionkit.task import Unscaled
+from fusionkit.task import Stateless
 from fusionkit.tasks.cells import NAME_IT, OutcomeCells, yes_no_texts_of
 
 if TYPE_CHECKING:
     from fusionkit.data.manifest import Manifest
 
 
-class MultiLabel(OutcomeCells, Unscaled):
+class MultiLabel(OutcomeCells, Stateless):
     """A label per column, each true or not, or not known.
 
     Args:

@@ -33,7 +33,7 @@ class Regression(OutcomeCells):
     needed: tuple[str, ...] = ("measured",)
     output_dim = 1
     predictions: tuple[str, ...] = ("predicted",)
-    is_scaled = True
+    keeps_state = True
 
     def __init__(self, node: RegressionNode, mean: float = 0.0, sd: float = 1.0) -> None:
         self.node, self.mean, self.sd = node, mean, sd
@@ -74,7 +74,7 @@ class Regression(OutcomeCells):
         """Returns mean and standard deviation of training rows."""
         return {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("mean", "sd")}
 
-    def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
+    def finish(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
         """Returns what a model says on the outcome's own scale, in float64: float32 would round it."""
         scaled = np.asarray(logits, dtype=np.float64) * float(state["sd"]) + float(state["mean"])
         return np.asarray(scaled)
@@ -88,5 +88,5 @@ class Regression(OutcomeCells):
         return (errors.square().squeeze(-1) * weights).mean()
 
     def link(self, logits: Tensor) -> Tensor:
-        """Returns the number as it is, (..., 1): `rescale` has brought it to its scale."""
+        """Returns the number as it is, (..., 1): `finish` has brought it to its scale."""
         return logits

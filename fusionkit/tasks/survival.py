@@ -38,7 +38,7 @@ class Survival(OutcomeCells):
     strata: tuple[str, ...] = ("censored", "event")
     needed: tuple[str, ...] = ("event",)
     output_dim = 1
-    is_scaled = True
+    keeps_state = True
 
     def __init__(self, node: SurvivalNode) -> None:
         self.node = node
@@ -125,7 +125,7 @@ class Survival(OutcomeCells):
         of_rows = (said - mean).squeeze(-1), targets[:, 0], targets[:, 1], weights
         return {"mean": mean, "cumulative_hazard": cumulative_hazard(*of_rows, self.horizons)}
 
-    def rescale(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
+    def finish(self, logits: NDArray[Any], state: Mapping[str, Tensor]) -> NDArray[Any]:
         """Subtracts the mean over training rows; appends logs of the cumulative hazard by each horizon."""
         hazards = np.asarray(logits - state["mean"].numpy(), dtype=logits.dtype)
         if not self.horizons:

@@ -18,7 +18,7 @@ from fusionkit.model import calling, check_features, describe, seed_of, to_fp32
 from fusionkit.recipe.schema import PretrainStage
 from fusionkit.training.experiment import Experiment, Origin
 from fusionkit.training.features import ensure_features, fill_up
-from fusionkit.training.supervised import Result, Supervised, rescale
+from fusionkit.training.supervised import Result, Supervised, finish
 
 if TYPE_CHECKING:
     from fusionkit.training.stages import Step
@@ -235,4 +235,4 @@ def predict_pretrained(
             pin=experiment.device.pin,
         )
     said = table.gather(keys).numpy().reshape(len(rows), n_views, experiment.task.output_dim)
-    return rescale(experiment, said, origin)
+    return finish(experiment, said, origin)

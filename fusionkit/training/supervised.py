@@ -270,11 +270,11 @@ def predict_logits(
             check_model_alone(experiment, model, make, compute, index, logits)
             out[index] = logits.cpu().numpy()
     said = out.reshape(len(rows), n_views, experiment.task.output_dim)
-    return rescale(experiment, said, origins["head"])
+    return finish(experiment, said, origins["head"])
 
 
-def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin) -> NDArray[Any]:
-    """Brings what a model says, (n, views, output_dim), to the outcome's scale on its training rows.
+def finish(experiment: Experiment, logits: NDArray[np.float32], origin: Origin) -> NDArray[Any]:
+    """Returns what the task makes of what a model says, (n, views, output_dim), by its training rows.
 
     Args:
         experiment: Whose task it is.
@@ -284,7 +284,7 @@ def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin)
     Raises:
         IntegrityError: What was learned does not say the scale that it learned on.
     """
-    if not experiment.task.is_scaled or not origin.is_learned:
+    if not experiment.task.keeps_state or not origin.is_learned:
         return logits
     tensors = experiment.artefact(origin.address).tensors
     state = {
@@ -295,7 +295,7 @@ def rescale(experiment: Experiment, logits: NDArray[np.float32], origin: Origin)
             f"artefact {origin.address[:12]}: does not say on which scale of the outcome it learned. Run the "
             "recipe again with another --store."
         )
-    return experiment.task.rescale(logits, state)
+    return experiment.task.finish(logits, state)
 
 
 def mean_of_members(
