@@ -76,6 +76,9 @@ def plan_sweep(recipes: Mapping[str, LoadedRecipe], places: Places, tell: Tell) 
             if label in worker.failures:
                 continue
             first = seen.setdefault(worker.address(label), label)
+            if first in worker.failures:
+                worker.failures[label] = worker.failures[first]
+                continue
             entry: dict[str, Any] = {"experiment": label, "stored": label not in missing}
             if label in missing and first != label:
                 entry["same_as"] = first
@@ -93,7 +96,9 @@ def plan_sweep(recipes: Mapping[str, LoadedRecipe], places: Places, tell: Tell) 
                 counts = {"stored": sum(new.values()), "to_compute": len(new) - sum(new.values())}
                 entry["steps"] = {"all": len(steps), "of_others": shared, **counts}
             entries.append(entry)
-    return SweepPlan({"experiments": entries, "features": _n_rows(features)}, worker.failures)
+    failed = [label for label in recipes if label in worker.failures]
+    work = {"experiments": entries, "failed": failed, "features": _n_rows(features)}
+    return SweepPlan(work, worker.failures)
 
 
 def _steps(prepared: Prepared, features: Features) -> dict[str, Step]:
@@ -207,8 +212,9 @@ def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
     entries = work["experiments"]
     stored = sum(entry["stored"] for entry in entries)
     lines = [
-        f"{name}: {counted(len(entries), 'experiment')}: {stored} in the store, "
-        f"{len(entries) - stored} to compute."
+        f"{name}: {counted(len(entries) + len(work['failed']), 'experiment')}: {stored} in the store, "
+        f"{len(entries) - stored} to compute"
+        + (f", {len(work['failed'])} that cannot be." if work["failed"] else ".")
     ]
     for entry in entries:
         counts = entry.get("steps")

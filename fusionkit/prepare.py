@@ -13,7 +13,7 @@ from fusionkit.data.audit_outcomes import same_outcomes
 from fusionkit.data.batches import ModalityReader
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold, make_folds
-from fusionkit.errors import DataError
+from fusionkit.errors import DataError, counted
 from fusionkit.evaluation.aggregate import check_sample_rule, subject_numbers, subject_outcomes
 from fusionkit.interfaces import SourceContext, Tell
 from fusionkit.model import calling
@@ -205,7 +205,7 @@ def _in_no_set(
     return [
         Finding(
             "split",
-            f"split: {len(rows)} row{'s' * (len(rows) > 1)} of {n_subjects} subject{'s' * (n_subjects > 1)} "
+            f"split: {counted(len(rows), 'row')} of {counted(n_subjects, 'subject')} "
             f"in no set (column '{recipe.split.column}': {values}). Name the value, if that is not meant.",
         )
     ]

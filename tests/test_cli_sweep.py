@@ -100,11 +100,13 @@ def test_a_dry_run_names_what_cannot_be_planned_after_the_others(study, capsys):
     Path("sweep.yaml").write_text(
         SWEEP.replace("seeds: [3, 4]", "seeds: [3]")
         + "  - {name: gone, overrides: {split: {scheme: folds, folds: 100}}}\n"
+        + "  - {name: gone too, overrides: {split: {scheme: folds, folds: 100}}}\n"
     )
     code, out, err = call(capsys, "sweep", "sweep.yaml", "--store", "store", "--dry-run")
     assert code != 0
-    assert out.startswith("widths: 3 experiments: ")
-    assert err.startswith("error: gone: ")
+    assert out.startswith("widths: 5 experiments: 0 in the store, 3 to compute, 2 that cannot be.\n")
+    assert "gone" not in out
+    assert err.startswith("error: gone and 1 more: ")
 
 
 def test_a_failed_variant_is_named_last_and_the_others_have_their_table(study, capsys):
@@ -114,7 +116,7 @@ def test_a_failed_variant_is_named_last_and_the_others_have_their_table(study, c
     code, out, err = call(capsys, "sweep", "sweep.yaml", "--store", "store", "-q")
     assert code == 7
     assert "exploding: failed" in out
-    assert "error: exploding, seed 3: stage fuse: " in err
+    assert "error: exploding, seed 3 and 1 more: stage fuse: " in err
     assert "| exploding | failed: " in Path("runs/widths/latest/table.md").read_text()
 
 

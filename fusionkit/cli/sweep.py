@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,4 +85,13 @@ def _raise_failures(found: Mapping[str, FusionkitError], labels: Iterable[str]) 
     failures = {label: found[label] for label in labels if label in found}
     if failures:
         first = next(iter(failures.values()))
-        raise type(first)([f"{label}: {text}" for label, e in failures.items() for text in e.problems])
+        said: dict[str, list[str]] = {}
+        for label, error in failures.items():
+            for text in error.problems:
+                said.setdefault(text, []).append(label)
+        raise type(first)([f"{_named(labels)}: {text}" for text, labels in said.items()])
+
+
+def _named(labels: Sequence[str]) -> str:
+    """Returns the experiments of one problem: the first, and how many more."""
+    return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
