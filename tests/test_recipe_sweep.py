@@ -232,6 +232,20 @@ def test_a_wrong_shape_hides_nothing_else(folder, toy_registry):
     assert found[-1] == "sweep.yaml:7: a: override 'split.folds=1': split.folds: must be at least 2 (1)."
 
 
+def test_a_variant_that_is_no_mapping_hides_nothing_else(folder, toy_registry):
+    text = (
+        "name: s\nbase: toy.yaml\nreference: nobody\nvariants:\n  - plain\n"
+        "  - {name: b, overrides: {split.folds: 1}, against: zz}\n"
+    )
+    found = problems_of(folder, toy_registry, text)
+    assert [problem.split(": ")[1] for problem in found] == [
+        "reference",
+        "variants[0]",
+        "variants[1].against",
+        "b",
+    ]
+
+
 def test_where_a_name_is_wrong_nobody_is_said_to_be_missing(folder, toy_registry):
     text = "name: s\nbase: 3\nreference: a\nvariants:\n  - {nam: a}\n  - {name: b, against: a}\n"
     assert [problem.split(": ")[1] for problem in problems_of(folder, toy_registry, text)] == [

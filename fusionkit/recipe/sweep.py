@@ -184,15 +184,19 @@ def _check_shape(tree: dialect.Mapping, findings: Findings) -> tuple[Sweep, froz
     repaired = without(tree, [place for place, _ in found])
     repaired.setdefault("name", "sweep")
     variants = repaired.get("variants")
-    for number, variant in enumerate(variants if isinstance(variants, list) else (), 1):
-        if isinstance(variant, dict):
-            variant.setdefault("name", f"variant {number}")
+    lost: set[TreePath] = set()  # what stands for a variant that is none changes nothing that is known
+    for number, variant in enumerate(variants if isinstance(variants, list) else ()):
+        if not isinstance(variant, dict):
+            variants[number] = variant = {}
+            lost.add(("variants", number, "overrides"))
+        variant.setdefault("name", f"variant {number + 1}")
     try:
         sweep = validate_strictly(Sweep, repaired)
     except ValidationError:
         findings.raise_all()
         raise
-    return sweep, frozenset(place[: 3 if place[0] == "variants" else 1] for place, _ in found if place)
+    wrong = {place[: 3 if place[0] == "variants" else 1] for place, _ in found if place}
+    return sweep, frozenset(wrong | lost)
 
 
 def _is_doubtful(index: int, variant: VariantNode, wrong: Collection[TreePath]) -> bool:
