@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -83,20 +84,20 @@ def _compute(assignment: Mapping[str, Any], tell: Tell) -> None:
         return
     loaded = load_text(assignment["recipe"], registry, data_root=places.data)
     prepared = prepare(loaded, places, tell, waits=False)
-    units = [(fold, member) for fold in prepared.folds for member in range(loaded.recipe.seeds)]
+    units = list(itertools.product(enumerate(prepared.folds), range(loaded.recipe.seeds)))
     first = assignment["number"] * len(units) // assignment["jobs"]
     models = [
-        (experiment, plan_steps(experiment, fold, member))
-        for fold, member in units[first:] + units[:first]
+        (experiment, plan_steps(experiment, fold, member), {"fold": number + 1, "member": member + 1})
+        for (number, fold), member in units[first:] + units[:first]
         for experiment in prepared.variants.values()
     ]
     work_through(models, lambda model: _is_done(*model))
 
 
-def _is_done(experiment: Experiment, plan: Plan) -> bool:
+def _is_done(experiment: Experiment, plan: Plan, place: Mapping[str, int]) -> bool:
     """Computes the steps of one model; says whether all are done, or another process is at one of them."""
     try:
-        run_steps(experiment, plan)
+        run_steps(experiment, plan, **place)
     except Busy:
         return False
     return True

@@ -38,6 +38,8 @@ _NAMED: set[str] = set()
 """Import names of the files that `-p` named, in this process: one of them may be loaded from elsewhere."""
 SLOW = 0.3
 """Seconds to load beyond which a plugin is named as slow; ours, of the half second that `list` may take."""
+FORGOTTEN = "If your own plugin offers it, name that before the command: `fusionkit -p PLUGIN ...`."
+"""What an unknown name without a near one most likely is, where no plugin was named."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,7 @@ class Registry:
         """Returns a card and its plugin; raises PluginError for an unknown name and for one claimed twice."""
         claims = self._cards.get((kind, name), [])
         if not claims:
-            known = suggest(name, self.names(kind))
-            raise PluginError(f"unknown {kind} '{name}'. {known}{self.broken_note()}")
+            raise PluginError(f"unknown {kind} '{name}'. {self.hint(name, [kind])}")
         if len(claims) > 1:
             owners = " and ".join(plugin.name for _, plugin in claims)
             raise PluginError(f"{kind} '{name}' is claimed by {owners}. Uninstall one of them.")
@@ -218,11 +219,16 @@ class Registry:
         for name in self.names(kind):
             yield from self._cards[kind, name]
 
-    def broken_note(self) -> str:
-        """Returns what ends a message about an unknown name where plugins are broken."""
-        if not self.broken:
-            return ""
-        return f" Broken plugins may offer it: {', '.join(self.broken)}. `fusionkit list` says why."
+    def hint(self, name: str, kinds: Iterable[str] = COMPONENT_KINDS) -> str:
+        """Returns what is said of an unknown name: the nearest known one, and who else may offer it."""
+        known = suggest(name, [other for kind in kinds for other in self.names(kind)])
+        if self.broken:
+            broken = ", ".join(self.broken)
+            return f"{known} Broken plugins may offer it: {broken}. `fusionkit list` says why."
+        is_of_another_kind = any(name == other for _, other in self._cards)
+        if self.named or is_of_another_kind or known.startswith("Did you mean"):
+            return known
+        return f"{known} {FORGOTTEN}"
 
     def notify(self, name: str, data: Mapping[str, Any]) -> None:
         """Tells every observer; one that raises is reported and cannot stop the run."""

@@ -118,7 +118,7 @@ def compute_models(
         for name, experiment in prepared.variants.items():
             of_fold = plans[name, fold.repeat, fold.fold]
             for member, plan in enumerate(of_fold):
-                computed += run_steps(experiment, plan)
+                computed += run_steps(experiment, plan, fold=number + 1, member=member + 1)
                 patterns = patterns_of(experiment, plan)
                 members.append(Member(name, fold.repeat, fold.fold, member, plan.origins, patterns))
             found = predict_fold(experiment, fold, [plan.origins for plan in of_fold])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,30 @@ def test_a_readme_has_ten_lines_and_a_test_about_six():
         assert len((TEMPLATES / kind / "README.md").read_text().splitlines()) <= 12
         test = (TEMPLATES / kind / f"test_my_{kind}.py").read_text().splitlines()
         assert len([line for line in test[1:] if line.strip()]) <= 6
+
+
+@pytest.mark.parametrize("kind", COMPONENT_KINDS)
+def test_what_is_to_change_is_marked_in_comments_alone(kind):
+    marked = 0
+    for path in (TEMPLATES / kind).rglob("*.py"):
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+            marked += token.type == tokenize.COMMENT and "yours" in token.string
+            assert token.type == tokenize.COMMENT or "yours" not in token.string, f"{path}: {token.start}"
+    assert marked >= 5
+
+
+@pytest.mark.parametrize(("kind", "option"), [("encoder", "gives_tokens"), ("head", "takes_tokens")])
+def test_the_option_of_tokens_that_a_card_names_in_a_comment_is_one(folder, capsys, kind, option):
+    assert call(capsys, "new", kind, "heart_beat")[0] == 0
+    module = folder / "fusionkit-heart-beat" / "fusionkit_heart_beat" / "__init__.py"
+    comment = rf"# yours, perhaps: ({option}=.*) \(docs/plugins\.md, Tokens\)"
+    changed, n_comments = re.subn(comment, r"\1,", module.read_text())
+    assert n_comments == 1
+    module.write_text(changed)
+    found = Registry.discover([str(module.parent)])
+    sys.modules.pop("fusionkit_heart_beat")
+    card = found.find(kind, "heart_beat")[0]
+    assert getattr(card, option)(card.config()) is True
 
 
 # what is refused

@@ -19,6 +19,8 @@ pty = pytest.importorskip("pty", reason="a terminal needs a Unix system")
 
 STAGE = {"stage": "fuse", "verb": "train", "parts": ["head"], "address": "a", "rows": 18}
 EPOCH = {"where": "stage fuse", "epoch": 3.0, "epochs": 9, "loss": 0.25}
+ENDS = {"first": {"epoch": 1.0, "loss": 12.5}, "last": {"epoch": 9.0, "loss": 0.25}}
+LOSSES = "fuse: head after 9 epochs: loss 12.5 to 0.250"
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_a_stage_that_goes_on_says_how_much_of_it_was_kept_in_every_fold(capsys,
         tell("fold_started", {"fold": 2, "folds": 5, "jobs": 1})
         tell("stage_continued", kept)
     line = "fused fuse: 6 of 8 epochs were kept\n"
-    assert capsys.readouterr().err == f"fold 2 of 5: {line}"
+    assert capsys.readouterr().err == f"fold 2 of 5 begins\nfold 2 of 5: {line}"
     bar, live = make_live()
     live.tell("stage_continued", kept)
     assert bar.console.file.getvalue() == line
@@ -108,15 +110,47 @@ def test_an_audit_counts_files_and_says_in_a_line_that_it_warns(capsys, now):
     assert bar.console.file.getvalue() == "audit: 1 warning about the data; the report names it\n"
 
 
-def test_of_many_folds_the_first_speaks_at_length_and_the_others_now_and_then(capsys, now):
+def test_of_many_folds_each_says_that_it_begins_and_the_first_speaks_at_length(capsys, now):
     with progress.show_progress(quiet=False) as tell:
-        for fold in (1, 2, 3, 10):
+        for fold in (1, 2, 10):
             tell("fold_started", {"fold": fold, "folds": 10, "jobs": 1})
             tell("stage_started", STAGE)
             now[0] += 6
+            tell("stage_finished", {**STAGE, **ENDS})
+            now[0] += 6
+        tell("stage_started", STAGE)
     assert capsys.readouterr().err == (
-        "fold 1 of 10: fuse: train head on 18 rows\nfold 3 of 10: fuse: train head on 18 rows\n"
+        "fold 1 of 10 begins\n"
+        "fold 1 of 10: fuse: train head on 18 rows\n"
+        f"fold 1 of 10: {LOSSES}\n"
+        "fold 2 of 10 begins\n"
+        "fold 10 of 10 begins\n"
+        "fold 10 of 10: fuse: train head on 18 rows\n"
     )
+
+
+def test_a_stage_that_learned_by_gradient_says_where_its_losses_began_and_ended(capsys):
+    validated = {
+        "first": {**ENDS["first"], "validation_loss": 1234.5},
+        "last": {**ENDS["last"], "validation_loss": 0.00056789},
+    }
+    once = {"first": ENDS["first"], "last": ENDS["first"]}
+    with progress.show_progress(quiet=False) as tell:
+        for ends in (ENDS, validated, once, {}):
+            tell("stage_finished", {"model": "fused", **STAGE, **ends})
+    assert capsys.readouterr().err == (
+        f"fused {LOSSES}\n"
+        f"fused {LOSSES}, validation loss 1.23e+03 to 0.000568\n"
+        "fused fuse: head after 1 epoch: loss 12.5\n"
+    )
+
+
+def test_on_a_terminal_the_first_folds_losses_are_lines_that_stay():
+    bar, live = make_live()
+    for fold in (1, 2):
+        live.tell("stage_finished", {"fold": fold, **STAGE, **ENDS})
+    live.tell("stage_finished", STAGE)
+    assert bar.console.file.getvalue() == f"{LOSSES}\n"
 
 
 WAITING = {"what": "fuse: train head", "holder": "process 7 on vm (since 2026-11-25 11:40:50)"}
@@ -128,7 +162,7 @@ def test_whoever_waits_says_so_in_every_fold(capsys, now):
         tell("fold_started", {"fold": 2, "folds": 10})
         tell("stage_started", STAGE)
         tell("waiting", WAITING)
-    assert capsys.readouterr().err == f"fold 2 of 10: {WAITS}\n"
+    assert capsys.readouterr().err == f"fold 2 of 10 begins\nfold 2 of 10: {WAITS}\n"
 
 
 def test_on_a_terminal_whoever_waits_says_so_above_the_bar():
@@ -157,7 +191,8 @@ def test_what_a_user_must_know_is_told_in_every_fold(capsys, now):
         tell("fold_started", {"fold": 2, "folds": 10})
         for event in TROUBLE:
             tell(*event)
-    assert capsys.readouterr().err.splitlines() == [f"fold 2 of 10: {line}" for line in TROUBLE_LINES]
+    said = [f"fold 2 of 10: {line}" for line in TROUBLE_LINES]
+    assert capsys.readouterr().err.splitlines() == ["fold 2 of 10 begins", *said]
 
 
 def test_on_a_terminal_what_a_user_must_know_is_a_line_that_stays():

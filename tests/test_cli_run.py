@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -33,7 +34,12 @@ def test_json_is_all_of_stdout_and_progress_all_of_stderr(first):
     lines = done.stderr.splitlines()
     assert lines[0] == "reading toy_pictures"
     assert lines[1] == "audit: 3 warnings about the data; the report names them"
-    assert lines[2] == "fold 1 of 2: fused learn_record: pretrain record.encoder on 18 rows"
+    assert lines[2] == "fold 1 of 2 begins"
+    assert lines[3] == "fold 1 of 2: fused learn_record: pretrain record.encoder on 18 rows"
+    assert re.fullmatch(
+        r"fold 1 of 2: fused learn_record: record\.encoder after 2 epochs: loss [\d.]+ to [\d.]+", lines[4]
+    )
+    assert "fold 2 of 2 begins" in lines
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -69,6 +70,8 @@ def test_each_stage_is_computed_once_and_the_log_says_by_which_job(tmp_path, mon
     assert set(Counter(event["address"] for event in finished).values()) == {1}
     assert len(finished) == result.computed
     assert 2 in {event.get("job") for event in finished}
+    places = {(event["fold"], event["member"]) for event in finished}
+    assert places == set(itertools.product((1, 2, 3, 4), (1, 2)))
 
 
 ODD = """\

@@ -314,6 +314,19 @@ def test_curves_are_a_small_table(tested, width):
     assert told in " ".join(text.split())
 
 
+@pytest.mark.parametrize("rates", ["[1]", "[0.5]", "[0.25, 0.5, 0.75, 1]"])
+def test_a_curve_is_shown_of_files_too_and_of_any_number_of_shares(tmp_path, rates):
+    result = run_toy(tmp_path, "modalities.record=null", f"evaluation.missing={{image: {rates}}}")
+    lines = report_text(result.report).splitlines()
+    share = "image" if rates == "[1]" else "a share of image"
+    at = lines.index(f"AUC with {share} blanked in the test rows:")
+    values = [
+        result.report["models"][name]["subject"]["roc_auc"]["value"]
+        for name in ("image", *result.report["missing"][0]["models"])
+    ]
+    assert lines[at + 2].split() == ["image", *("none" if v is None else f"{v:.3f}" for v in values)]
+
+
 # in a recipe
 
 

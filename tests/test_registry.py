@@ -43,6 +43,16 @@ def test_an_unknown_name_is_suggested(toy_registry):
     assert caught.value.problems == ("unknown encoder 'toy_maen'. Did you mean 'toy_mean'? Known: toy_mean.",)
 
 
+def test_an_unknown_name_without_a_near_one_hints_at_a_forgotten_p(toy_registry):
+    told = "Known: toy_linear."
+    forgotten = "If your own plugin offers it, name that before the command: `fusionkit -p PLUGIN ...`."
+    assert toy_registry.hint("breath", ["head"]) == f"{told} {forgotten}"
+    # one of another kind is no plugin that is not there, and of what was named nothing was forgotten
+    assert toy_registry.hint("toy_mean", ["source"]) == "Known: toy."
+    toy_registry.named = ("toys",)
+    assert toy_registry.hint("breath", ["head"]) == told
+
+
 def test_a_clash_names_both_plugins_and_stops_only_that_name():
     found = Registry()
     found.add("one", plugin("one", [head("same"), head("other")]))
@@ -83,7 +93,8 @@ def test_a_broken_plugin_is_noted_and_the_others_load(name, tmp_path, monkeypatc
     assert found.broken == {name: reason}
     assert list(found.plugins) == ["toys"]
     assert not found.names("head") == []
-    assert found.broken_note() == f" Broken plugins may offer it: {name}. `fusionkit list` says why."
+    told = f"Known: toy_linear. Broken plugins may offer it: {name}. `fusionkit list` says why."
+    assert found.hint("other", ["head"]) == told
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,19 @@ def test_the_log_says_what_happened_in_order(first):
     assert events[-1]["computed"] == result.computed
     seconds = [event["seconds"] for event in events]
     assert seconds == sorted(seconds)
+    fold, epochs = 0, []
+    for event in events:
+        if event["event"] == "fold_started":
+            fold = event["fold"]
+        elif event["event"] == "epoch_finished":
+            assert (event["fold"], event["member"]) == (fold, 1)
+            assert event["model"] in result.report["models"]
+            epochs.append({name: event[name] for name in ("epoch", "loss")})
+        elif event["event"] == "stage_finished":
+            assert event["fold"] == fold
+            ends = [event[name] for name in ("first", "last") if name in event]
+            assert ends == [*epochs[:1], *epochs[-1:]]
+            epochs = []
 
 
 def test_the_report_has_its_keys_and_says_that_the_data_are_simulated(first):

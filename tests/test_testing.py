@@ -130,6 +130,16 @@ def test_an_unknown_name_is_told_with_the_nearest_one(capsys):
     assert err.startswith("error: check: there is no component called 'bat'. Did you mean 'bad'? Known: ")
 
 
+def test_without_a_near_one_the_plugin_may_not_have_been_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["check", "zzz"])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert err.startswith("error: check: there is no component called 'zzz'. Known: ")
+    hint = "If your own plugin offers it, name that before the command: `fusionkit -p PLUGIN ...`.\n"
+    assert err.endswith(hint)
+
+
 def test_what_is_expected_to_fail_has_to_be_a_check():
     with pytest.raises(UsageError) as error:
         parametrize_with_checks([GOOD], expected_failures={"check_outputs": "why"})

@@ -77,13 +77,13 @@ def _keep_quiet(line: str) -> None:
 
 
 def _find(registry: Registry, names: list[str]) -> list[Spec]:
-    from fusionkit.errors import UsageError, suggest
+    from fusionkit.errors import UsageError
     from fusionkit.specs import COMPONENT_KINDS
 
     every = [card for kind in COMPONENT_KINDS for card, _ in registry.cards(kind)]
     known = [card.name for card in every]
     problems = [
-        f"check: there is no component called '{name}'. {suggest(name, known)}{registry.broken_note()}"
+        f"check: there is no component called '{name}'. {registry.hint(name)}"
         for name in names
         if name not in known
     ]

@@ -98,6 +98,8 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
     if name == "stage_started":
         what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} row{'s' * (data['rows'] != 1)}"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
+    if name == "stage_finished" and "last" in data:
+        return _losses(data)
     return SENTENCES[name].format_map({**data, "place": _place(data)}) if name in SENTENCES else None
 
 
@@ -105,6 +107,24 @@ def _place(data: Mapping[str, Any]) -> str:
     """Returns where learning is, for the start of a line: model and stage, or the stage alone."""
     where = str(data.get("where", ""))
     return f"{data['model']} {where.removeprefix('stage ')}" if "model" in data else where
+
+
+def _losses(data: Mapping[str, Any]) -> str:
+    """Returns the line that says of what has learned by gradient where its losses began and ended."""
+    first, last = data["first"], data["last"]
+    where = f"{data.get('model', '')} {data['stage']}: {', '.join(data['parts'])}".lstrip()
+    after = f"after {last['epoch']:.0f} epoch{'s' * (last['epoch'] != 1)}"
+    sides = []
+    for key in ("loss", "validation_loss"):
+        if key in last:
+            began = f"{_loss(first[key])} to " if last["epoch"] != 1 else ""
+            sides.append(f"{key.replace('_', ' ')} {began}{_loss(last[key])}")
+    return f"{where} {after}: {', '.join(sides)}"
+
+
+def _loss(loss: float) -> str:
+    """Returns three digits: an autoencoder's loss may be far below one, that of a number far above."""
+    return f"{loss:#.3g}".removesuffix(".")
 
 
 def files_made(data: Mapping[str, Any]) -> str:
@@ -120,14 +140,17 @@ class _Lines:
         self.folds = ""
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
-        if name == "fold_started":
-            self.folds = f"fold {data['fold']} of {data['folds']}: " if data["folds"] > 1 else ""
+        if name == "fold_started" and data["folds"] > 1:
+            fold = f"fold {data['fold']} of {data['folds']}"
+            self.folds = f"{fold}: "
+            self._say(f"{fold} begins")
         line = describe(name, data)
         is_due = time.monotonic() - self.spoken > LINE_SECONDS
         if "job" in data and name != "job_failed":
             return  # what this process does stands for the others
         if name == "epoch_finished" and is_due:
-            line = f"{_place(data)}: epoch {data['epoch']:.0f} of {data['epochs']}, loss {data['loss']:.3f}"
+            epoch = f"epoch {data['epoch']:.0f} of {data['epochs']}"
+            line = f"{_place(data)}: {epoch}, loss {_loss(data['loss'])}"
         elif name == "features" and (is_due or data["done"] == data["total"]):
             line = f"features of {data['modality']}: {data['done']} of {data['total']}"
         elif name == "auditing" and is_due:
@@ -137,8 +160,11 @@ class _Lines:
         # of many folds, only the first speaks at length
         is_said = not self.folds or self.folds.startswith("fold 1 ") or name in ("reading", *ALWAYS)
         if line and (is_due or is_said):
-            print(self.folds + line, file=sys.stderr, flush=True)
-            self.spoken = time.monotonic()
+            self._say(self.folds + line)
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self.spoken = time.monotonic()
 
 
 class _Live:
@@ -154,7 +180,7 @@ class _Live:
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
         if name in ALWAYS:
-            self.bar.console.print(describe(name, data), markup=False, highlight=False)
+            self._say(name, data)
         elif "job" in data:
             return  # what this process does stands for the others
         elif name == "fold_started" and data["folds"] > 1:
@@ -164,6 +190,8 @@ class _Live:
         elif name == "stage_started":
             self.stage = f"{data.get('model', '')} {data['stage']}: {', '.join(data['parts'])}".lstrip()
             self._show(self.stage, 0, None)
+        elif name == "stage_finished" and data.get("fold", 1) == 1:
+            self._say(name, data)  # of many folds, only the first, as without a terminal
         elif name == "batch_finished":
             done = (data["epoch"] - 1) * data["batches"] + data["batch"]
             self._show(self.stage or data["where"], done, data["batches"] * data["epochs"])
@@ -177,7 +205,11 @@ class _Live:
             self._show("auditing files", data["done"], data["total"])
         elif name == "making_files":
             self._show(f"making files of {data['source']}", data["done"], data["total"])
-        elif name == "audited" and (line := describe(name, data)):
+        elif name == "audited":
+            self._say(name, data)
+
+    def _say(self, name: str, data: Mapping[str, Any]) -> None:
+        if line := describe(name, data):
             self.bar.console.print(line, markup=False, highlight=False)
 
     def _show_fold(self, done: int, n_folds: int, n_jobs: int) -> None:

@@ -30,15 +30,14 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show one component: its options, defaults and source."""
-    from fusionkit.errors import UsageError, suggest
+    from fusionkit.errors import UsageError
     from fusionkit.specs import COMPONENT_KINDS
 
     registry = context.obj.registry
     every = [(kind, card, plugin) for kind in COMPONENT_KINDS for card, plugin in registry.cards(kind)]
     found = [claim for claim in every if claim[1].name == name]
     if not found:
-        known = suggest(name, [card.name for _, card, _ in every])
-        raise UsageError(f"show: there is no component called '{name}'. {known}{registry.broken_note()}")
+        raise UsageError(f"show: there is no component called '{name}'. {registry.hint(name)}")
     if as_json:
         print(json.dumps([_as_json(*claim) for claim in found], indent=2))
     else:

@@ -104,11 +104,8 @@ def _find(
         return None
     others = [other for other in COMPONENT_KINDS if use in registry.names(other)]
     hint = f"It is {'an' if others[0] == 'encoder' else 'a'} {others[0]}. " if others else ""
-    known = suggest(use, registry.names(kind))
-    findings.add(
-        (*path, "use"),
-        f"there is no {kind} of that name ({show(use)}). {hint}{known}{registry.broken_note()}",
-    )
+    known = registry.hint(use, [kind])
+    findings.add((*path, "use"), f"there is no {kind} of that name ({show(use)}). {hint}{known}")
     return None
 
 

@@ -283,7 +283,8 @@ class EvaluationNode(Node):
     """Where the data give no outcome of the subject: any_positive calls it positive if any sample is."""
     missing: dict[str, tuple[Rate, ...]] = Field({})
     """Modality -> shares of its cells (of its samples, where it reads files) that are blanked in the test
-    rows: the learned models are tested with these, too."""
+    rows: the learned models are tested with these, too. The printed report shows it in a small table of
+    the main metric, below its comparisons; `report.json` has all metrics."""
     missing_draws: int = Field(1, ge=1, le=100)
     """How often the cells to blank are drawn anew; the figures are means over the draws."""
 

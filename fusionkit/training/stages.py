@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -212,9 +212,20 @@ class _Planner:
             self.origins[path] = Origin(step.address, self.origins[path].seed, is_learned=True)
 
 
-def run_steps(experiment: Experiment, plan: Plan) -> int:
-    """Computes the steps that the store lacks, in order; returns how many were computed."""
-    return sum(_run_step(experiment, step) for step in plan.steps)
+def run_steps(experiment: Experiment, plan: Plan, **place: int) -> int:
+    """Computes the steps that the store lacks, in order; returns how many were computed.
+
+    Args:
+        experiment: The model's.
+        plan: Its steps.
+        place: What each event says beside its own data: fold and member, from 1.
+    """
+
+    def tell(name: str, data: Mapping[str, Any]) -> None:
+        experiment.tell(name, {**place, **data})
+
+    placed = replace(experiment, tell=tell)
+    return sum(_run_step(placed, step) for step in plan.steps)
 
 
 def _run_step(experiment: Experiment, step: Step) -> int:
@@ -230,7 +241,8 @@ def _run_step(experiment: Experiment, step: Step) -> int:
         metadata = {**described, "history": history, "n_rows": len(step.rows)}
         store.save(step.address, Artefact(tensors, metadata))
         delete_checkpoint(store, step.address)
-        experiment.tell("stage_finished", {**described, "address": step.address})
+        ends = {"first": history[0], "last": history[-1]} if history else {}
+        experiment.tell("stage_finished", {**described, "address": step.address, **ends})
     return 1
 
 

@@ -1,7 +1,7 @@
 """An encoder of 1-D signals in .npy files: its card. What is heavy is imported inside a function.
 
-Lines to change have a comment `yours`: the options and the card here, how a file becomes an array (and
-arrays a batch, where lengths differ) in signals.py, and the network in network.py.
+Three places are to change, each marked by a comment: the options and the card here, how a file becomes an
+array (and arrays a batch, where lengths differ) in signals.py, and the network in network.py.
 """
 
 from __future__ import annotations
@@ -55,5 +55,6 @@ def fusionkit_components() -> Sequence[EncoderSpec]:
             build=_build,
             reads=("file",),
             example_files=_example_files,
+            # yours, perhaps: gives_tokens=lambda config: True (docs/plugins.md, Tokens)
         )
     ]

@@ -1,4 +1,4 @@
-"""How a cell becomes an array, and arrays a batch: the input spec. `read` is yours, and perhaps `collate`."""
+"""How a cell becomes an array, and arrays a batch: the input spec. Change `read`, and perhaps `collate`."""
 
 from __future__ import annotations
 

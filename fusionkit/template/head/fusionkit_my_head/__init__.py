@@ -1,6 +1,6 @@
 """A head: its card. What is heavy is imported inside a function.
 
-Two places are yours, each with a comment `yours`: the options and the card here, and the module in
+Two places are to change, each marked by a comment: the options and the card here, and the module in
 network.py.
 """
 
@@ -38,5 +38,6 @@ def fusionkit_components() -> Sequence[HeadSpec]:
             config=MyHeadConfig,
             examples=(MyHeadConfig(width=8),),  # yours: small, so that the checks are quick
             build=_build,
+            # yours, perhaps: takes_tokens=lambda config: True (docs/plugins.md, Tokens)
         )
     ]

@@ -1,6 +1,6 @@
 """A raiser: its card. What is heavy is imported inside a function.
 
-Two places are yours, each with a comment `yours`: the options and the card here, and the module in
+Two places are to change, each marked by a comment: the options and the card here, and the module in
 network.py.
 """
 

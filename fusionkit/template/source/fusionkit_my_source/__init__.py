@@ -1,6 +1,6 @@
 """A source that reads one JSON file per patient: its card. What is heavy is imported inside.
 
-Two places are yours, each with a comment `yours`: the options, the example files and the card here, and how
+Two places are to change, each marked by a comment: the options, the example files and the card here, and how
 rows are read in rows.py.
 """
 
