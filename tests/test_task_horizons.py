@@ -355,6 +355,12 @@ def test_the_command_and_the_summary_speak_of_horizons(done, capsys):
     assert json.loads(out)["columns"] == ["log_hazard", "probability_by_6", "probability_by_24"]
     text = report_text(result.report)
     assert "Brier by 6   AUC by 6     Brier by 24" in text
+    months, died = truth(0, 160)["months"], truth(0, 160)["died"] > 0
+    known, one = (months >= 6).sum() + (died & (months < 6)).sum(), result.report["horizons"][0]
+    assert f"By 6: the state of {known} of 160 subjects is known; a Brier score of" in text
+    assert f"of {one['brier_of_one_probability']:.3f} is that of one probability for all." in " ".join(
+        text.split()
+    )
     compared = [entry["metric"] for entry in result.report["differences"] if entry["b"] == "one"]
     assert compared == ["concordance", "brier_by_6", "brier_by_24"]
 
@@ -370,9 +376,10 @@ def test_other_subjects_who_are_followed_too_shortly_are_not_scored_by_then(done
     assert scores["brier_by_6"]["value"] == pytest.approx(0.12, abs=0.05)
     assert scores["brier_by_24"]["value"] is None
     assert scores["brier_by_24"]["reason"] == "not estimable: no subject is followed to 24 without the event"
-    assert "Brier by 24 not estimable: no subject is followed to 24 without the event." in report_text(
-        other.report, 200
-    )
+    assert other.report["horizons"][1]["brier_of_one_probability"] is None
+    text = report_text(other.report, 200)
+    assert "Brier by 24 not estimable: no subject is followed to 24 without the event." in text
+    assert f"By 24: the state of {other.report['horizons'][1]['known']} of 160 subjects is known.\n" in text
 
 
 def test_a_sweep_compares_models_of_several_horizons_by_concordance(tmp_path):

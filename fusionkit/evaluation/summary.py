@@ -10,7 +10,7 @@ from fusionkit.evaluation.metrics import label_of
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
-from fusionkit.recipe.task_nodes import OF_OUTCOME, SHOWN
+from fusionkit.recipe.task_nodes import OF_OUTCOME, SHOWN, horizon_text
 
 _COLUMN = 13
 
@@ -143,6 +143,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"A subject is called {report['classes'][-1]} from probability {report['threshold']:g} on."
         )
+    lines += map(_by_horizon, report.get("horizons", ()))
     reasons = {
         f"{name}: {label_of(metric)} {model['subject'][metric]['reason']}."
         for name, model in report["models"].items()
@@ -158,6 +159,14 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
     return lines
+
+
+def _by_horizon(entry: Mapping[str, Any]) -> str:
+    """Says on how many the scores by a time rest, and what a Brier score is read against."""
+    known = f"the state of {entry['known']} of {_number_of(entry['subjects'], 'subject')} is known"
+    one = entry["brier_of_one_probability"]
+    against = "" if one is None else f"; a Brier score of {one:.3f} is that of one probability for all"
+    return f"By {horizon_text(entry['horizon'])}: {known}{against}."
 
 
 def _without_width(report: Mapping[str, Any]) -> list[str]:
