@@ -82,6 +82,21 @@ def test_a_bound_just_above_zero_is_not_written_as_zero(report):
     assert "interval 0.0004 to 0.100;" in with_difference(report, value=0.05, low=0.0004, high=0.1)
 
 
+def test_thresholds_set_on_validation_subjects_are_told_by_model(report):
+    plain = copy.deepcopy(report)
+    assert "A subject is called malignant from probability 0.5 on." in report_text(plain, 200)
+    plain["threshold"] = "validation"
+    plain["models"] = {name: plain["models"][name] for name in ("fused", "image")}
+    plain["differences"] = []
+    folds = plain["models"]["fused"]["folds"]
+    for fold, threshold in zip(folds, (0.625, 0.25), strict=True):
+        fold["threshold"] = threshold
+    assert (
+        "A subject is called malignant from a probability on that was set on validation subjects of each "
+        "fold (fused 0.250 to 0.625, image 0.500)." in report_text(plain, 300)
+    )
+
+
 def test_what_is_not_estimable_says_why():
     folds = [FoldPredictions(0, 0, simulate(n=4, n_folds=1)[0].test)]
     report = build_report({"fused": folds, "image": folds}, dict.fromkeys(outcomes_of(4), 0), MEASURES, QUICK)

@@ -138,7 +138,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         each = ", ".join(f"{name} {_number(value)}" for name, value in pooled)
         lines.append(f"{label_of(main)} of the test folds pooled, mean over repeats: {each}.")
     if report["threshold"] == "validation":
-        lines.append("A subject is called positive from a threshold on that was set on validation subjects.")
+        lines.append(_thresholds(report))
     elif report["threshold"] is not None:
         lines.append(
             f"A subject is called {report['classes'][-1]} from probability {report['threshold']:g} on."
@@ -159,6 +159,19 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
     return lines
+
+
+def _thresholds(report: Mapping[str, Any]) -> str:
+    """Says which thresholds the folds have, of each model."""
+    ranges = []
+    for name, model in report["models"].items():
+        found = [fold["threshold"] for fold in model["folds"]]
+        ends = dict.fromkeys(_number(end) for end in (min(found), max(found)))
+        ranges.append(f"{name} {' to '.join(ends)}")
+    return (
+        f"A subject is called {report['classes'][-1]} from a probability on that was set on validation "
+        f"subjects of each fold ({', '.join(ranges)})."
+    )
 
 
 def _by_horizon(entry: Mapping[str, Any]) -> str:
