@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from fusionkit.data.audit import Audit, audit_data, check_rows
 from fusionkit.data.audit_files import Finding
 from fusionkit.data.audit_outcomes import same_outcomes
@@ -163,6 +165,8 @@ def examine(
     )
     errors, warnings = [*audit.errors, *problems, *absent], [*audit.warnings, *unseen]
     if not errors:
+        errors = [Finding("task", sentence) for sentence in _refused(task, variants, readers, folds)]
+    if not errors:
         warnings += [*_idle(recipe, readers, folds), *_in_no_set(recipe, manifest, outcomes, folds)]
     audit = replace(audit, errors=errors, warnings=warnings)
     return Prepared(variants, folds, outcomes, audit)
@@ -188,6 +192,29 @@ def _readers(
         except DataError as error:  # its weights are not there
             absent += [Finding("encoder", sentence) for sentence in error.problems]
     return readers, absent, unseen
+
+
+def _refused(
+    task: Task,
+    variants: Mapping[str, Experiment],
+    readers: Mapping[str, ModalityReader],
+    folds: Sequence[Fold],
+) -> list[str]:
+    """Returns what the task refuses of the rows that a model of a fold would learn from."""
+    found: dict[str, None] = {}
+    for fold in folds:
+        where = f"repeat {fold.repeat}, fold {fold.fold}: " if len(folds) > 1 else ""
+        rows = np.array(fold.train, dtype=np.int64)
+        for experiment in variants.values():
+            if not all(name in readers for name in experiment.modalities):
+                continue  # its weights have yet to be fetched: a run asks again then
+            here = np.any([readers[name].present(rows) for name in experiment.modalities], axis=0)
+            try:
+                if here.any():
+                    task.fitted(task.targets(experiment.manifest, rows[here]))
+            except DataError as error:
+                found |= dict.fromkeys(where + sentence for sentence in error.problems)
+    return list(found)
 
 
 def _in_no_set(

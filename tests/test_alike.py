@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusionkit.data.alike import tell_once
+from fusionkit.alike import tell_once
 
 
 def of_row(row, what):

@@ -82,6 +82,13 @@ def test_what_tells_nothing_or_too_much_is_a_warning(tmp_path, task, cells, warn
     assert warnings_of(tmp_path, task, None) == ([], [])
 
 
+def test_a_horizon_beyond_the_training_rows_is_an_error_and_of_one_fold_none_is_named(tmp_path):
+    task = SURVIVAL.replace("}", ", horizons: [24, 500]}")
+    loaded, _ = load(task, "split={scheme: holdout, test: 0.3}")
+    (problem,) = examine(loaded, places_in(tmp_path), tell).audit.problems()
+    assert problem.startswith("task.horizons: nobody in training is followed so long (500, and the longest ")
+
+
 def test_the_correlation_is_scipys():
     a, b = np.random.default_rng(0).integers(0, 5, (2, 30)).astype(float)
     assert _spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)

@@ -119,6 +119,18 @@ def test_a_whole_study_is_one_table_and_the_second_time_nothing_is_decoded(study
     assert again == out.replace("24 files decoded now, 0 known", "0 files decoded now, 24 known")
 
 
+def test_texts_are_read_but_no_files(study, capsys):
+    write_rows(study, [row | {"note": f"seen {i} times"} for i, row in enumerate(rows_of(study))])
+    recipe = RECIPE.replace("    how: {", "    note: {kind: text}\n    how: {")
+    words = "  words: {columns: [note], encoder: {use: hashed_words, width: 16}}\nhead:"
+    recipe = recipe.replace("head:", words).replace("train: [head,", "train: [head, words.encoder,")
+    (study / "study.yaml").write_text(recipe)
+    for counts in ("24 files decoded now, 0 known", "0 files decoded now, 24 known"):
+        code, out, err = audit(capsys)
+        assert (code, err) == (0, "")
+        assert f"\n{counts} to be whole since an earlier audit.\n" in out
+
+
 def test_what_is_forbidden_is_counted_apart_from_what_is_missing(study, capsys):
     rows = rows_of(study)
     rows[1]["age"], rows[3]["age"], rows[4]["age"] = "400", "", "-1"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 from test_report import MEASURES, QUICK, outcomes_of, simulate
+from test_task_horizons import draw, slow_scores
 
 from fusionkit.evaluation.aggregate import FoldPredictions
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED, build_report
 from fusionkit.evaluation.summary import report_text
+from fusionkit.evaluation.survival import SurvivalMeasures
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,21 @@ def test_a_bound_just_above_zero_is_not_written_as_zero(report):
     assert "interval 0.0004 to 0.100;" in with_difference(report, value=0.05, low=0.0004, high=0.1)
 
 
+def test_thresholds_set_on_validation_subjects_are_told_by_model(report):
+    plain = copy.deepcopy(report)
+    assert "A subject is called malignant from probability 0.5 on." in report_text(plain, 200)
+    plain["threshold"] = "validation"
+    plain["models"] = {name: plain["models"][name] for name in ("fused", "image")}
+    plain["differences"] = []
+    folds = plain["models"]["fused"]["folds"]
+    for fold, threshold in zip(folds, (0.625, 0.25), strict=True):
+        fold["threshold"] = threshold
+    assert (
+        "A subject is called malignant from a probability on that was set on validation subjects of each "
+        "fold (fused 0.250 to 0.625, image 0.500)." in report_text(plain, 300)
+    )
+
+
 def test_what_is_not_estimable_says_why():
     folds = [FoldPredictions(0, 0, simulate(n=4, n_folds=1)[0].test)]
     report = build_report({"fused": folds, "image": folds}, dict.fromkeys(outcomes_of(4), 0), MEASURES, QUICK)
@@ -107,3 +125,16 @@ def test_small_samples_are_warned_of(report):
     assert "Few subjects were tested (10 benign, 10 malignant): with fewer than 100" in report_text(
         report, 200
     )
+
+
+def test_what_a_brier_score_by_a_time_is_read_against_is_the_best_that_one_probability_for_all_gets():
+    _, times, is_event, _ = draw(3, 60)
+    outcomes = np.stack([times, is_event], axis=1)
+    at_4, beyond = SurvivalMeasures((4.0, 9.0)).by_horizon(outcomes)
+    scores = [slow_scores(times, is_event, [p] * 60, np.ones(60), 4.0)[0] for p in np.linspace(0, 1, 101)]
+    assert at_4["brier_of_one_probability"] == pytest.approx(min(scores), abs=1e-4)
+    assert at_4["brier_of_one_probability"] <= min(scores)
+    n_lost = int(((times < 4) & (is_event == 0)).sum())
+    assert 0 < n_lost < 60
+    assert (at_4["horizon"], at_4["subjects"], at_4["known"]) == (4.0, 60, 60 - n_lost)
+    assert beyond["brier_of_one_probability"] is None  # nobody is followed so long

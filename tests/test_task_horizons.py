@@ -23,7 +23,7 @@ from fusionkit.evaluation.summary import report_text
 from fusionkit.evaluation.survival import SurvivalMeasures, at_horizon, known_shares
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
-from fusionkit.prepare import prepare
+from fusionkit.prepare import examine, prepare
 from fusionkit.recipe.sweep import load_sweep
 from fusionkit.recipe.task_nodes import SurvivalNode
 from fusionkit.registry import Registry
@@ -36,6 +36,7 @@ from fusionkit.training.supervised import predict_logits
 
 PLAIN = "{kind: survival, time: months, event: died}"
 TASK = "{kind: survival, time: months, event: died, horizons: [6, 24]}"
+OTHER_DATA = "Leave it out, or use other data."
 
 
 def task_of(*horizons: float) -> Survival:
@@ -242,24 +243,9 @@ def test_horizons_are_times_that_rise(horizons, problem):
 @pytest.mark.parametrize(
     ("horizons", "blank", "problem"),
     [
-        (
-            "[6, 500]",
-            0,
-            "task.horizons: nobody in training is followed so long (500, and the last months is LAST). "
-            "Leave it out, or use other data.",
-        ),
-        (
-            "[0.0001]",
-            0,
-            "task.horizons: nobody in training has the event so early (0.0001). "
-            "Leave it out, or use more data.",
-        ),
-        (
-            "[6, 24]",
-            5,
-            "task.horizons: nobody in training is followed so long (6, and the last months is LAST). "
-            "Leave it out, or use other data.",
-        ),
+        ("[6, 500]", 0, "is followed so long (500, and the longest time there is LAST). " + OTHER_DATA),
+        ("[0.0001]", 0, "has the event so early (0.0001). Leave it out, or use more data."),
+        ("[6, 24]", 5, "is followed so long (6, and the longest time there is LAST). " + OTHER_DATA),
     ],
 )
 def test_a_horizon_where_training_says_nothing_is_an_error_before_anything_learns(
@@ -272,10 +258,17 @@ def test_a_horizon_where_training_says_nothing_is_an_error_before_anything_learn
     heard = []
     with pytest.raises(DataError) as caught:
         run(loaded, registry, places_in(tmp_path), lambda name, _: heard.append(name))
-    fold = prepare(loaded, places_in(tmp_path), tell).folds[0]
-    times = [months[row // 2] for row in fold.train]
-    last = max(time for time in times if not blank or time <= blank)
-    assert caught.value.problems == (problem.replace("LAST", f"{last:g}"),)
+    expected = []
+    found = examine(loaded, places_in(tmp_path), tell)
+    for fold in found.folds:
+        times = [months[row // 2] for row in fold.train]
+        last = max(time for time in times if not blank or time <= blank)
+        said = f"task.horizons: nobody in training {problem.replace('LAST', f'{last:g}')}"
+        expected.append(f"repeat 0, fold {fold.fold}: {said}")
+    assert len(expected) == 2
+    assert caught.value.problems == tuple(expected)
+    assert found.audit.problems() == expected  # what `data audit` prints, with exit code 4
+    assert "audited" in heard
     assert "epoch_finished" not in heard
 
 
@@ -362,6 +355,12 @@ def test_the_command_and_the_summary_speak_of_horizons(done, capsys):
     assert json.loads(out)["columns"] == ["log_hazard", "probability_by_6", "probability_by_24"]
     text = report_text(result.report)
     assert "Brier by 6   AUC by 6     Brier by 24" in text
+    months, died = truth(0, 160)["months"], truth(0, 160)["died"] > 0
+    known, one = (months >= 6).sum() + (died & (months < 6)).sum(), result.report["horizons"][0]
+    assert f"By 6: the state of {known} of 160 subjects is known; a Brier score of" in text
+    assert f"of {one['brier_of_one_probability']:.3f} is that of one probability for all." in " ".join(
+        text.split()
+    )
     compared = [entry["metric"] for entry in result.report["differences"] if entry["b"] == "one"]
     assert compared == ["concordance", "brier_by_6", "brier_by_24"]
 
@@ -377,9 +376,10 @@ def test_other_subjects_who_are_followed_too_shortly_are_not_scored_by_then(done
     assert scores["brier_by_6"]["value"] == pytest.approx(0.12, abs=0.05)
     assert scores["brier_by_24"]["value"] is None
     assert scores["brier_by_24"]["reason"] == "not estimable: no subject is followed to 24 without the event"
-    assert "Brier by 24 not estimable: no subject is followed to 24 without the event." in report_text(
-        other.report, 200
-    )
+    assert other.report["horizons"][1]["brier_of_one_probability"] is None
+    text = report_text(other.report, 200)
+    assert "Brier by 24 not estimable: no subject is followed to 24 without the event." in text
+    assert f"By 24: the state of {other.report['horizons'][1]['known']} of 160 subjects is known.\n" in text
 
 
 def test_a_sweep_compares_models_of_several_horizons_by_concordance(tmp_path):

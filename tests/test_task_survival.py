@@ -19,7 +19,7 @@ from fusionkit.evaluation.summary import report_text
 from fusionkit.evaluation.survival import SurvivalMeasures, concordance
 from fusionkit.learned import open_run
 from fusionkit.predict import predict, read_rows
-from fusionkit.prepare import prepare
+from fusionkit.prepare import examine, prepare
 from fusionkit.recipe.task_nodes import SurvivalNode
 from fusionkit.tasks.survival import Survival, cox_loss
 from fusionkit.training.stages import plan_steps
@@ -271,3 +271,25 @@ def test_texts_of_the_event_may_be_given():
         "e: neither yes ('dead') nor no ('alive' or 'lost') ('1'). Name it under "
         "task.positive or task.negative, declare the column binary, or blank the cell."
     ]
+
+
+def test_rows_that_lack_one_half_are_one_sentence_and_of_other_texts_20_are_told(tmp_path):
+    words = {f"s0.{i}": f"word {i}" for i in range(24)}
+    gone = {f"s0.{i}": "" for i in range(30, 40)}
+    loaded, _ = load(TASK, cells={"died": words | gone})
+    with pytest.raises(DataError) as caught:
+        prepare(loaded, places_in(tmp_path), tell)
+    problems = caught.value.problems
+    assert len(problems) == 21
+    assert problems[0].startswith(
+        "2 samples (s0.0/0, s0.0/1): died: neither yes ('1') nor no ('0') ('word 0'"
+    )
+    assert (
+        problems[-1] == "task: and 28 more cells of the outcome."
+    )  # 4 words and 10 blanks, two samples each
+    loaded, _ = load(TASK, cells={"died": gone})
+    (problem,) = examine(loaded, places_in(tmp_path), tell).audit.problems()
+    assert problem.startswith("sample s0.30/0 (subject s0.30): died: missing, where the other half of the ")
+    assert problem.endswith(
+        " Fill it in, or blank both. Alike: 19 more rows (s0.30/1, s0.31/0, s0.31/1, ...)."
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionkit.data.alike import tell_once
+from fusionkit.alike import tell_once
 from fusionkit.data.audit_columns import (
     GIVES_AWAY,
     Column,

@@ -54,8 +54,8 @@ class Files:
         digests: File column -> (n,) the sha256 of each row's file; zeros where there is no readable file.
         present: Modality -> (n,) for which rows it exists, for modalities that read files or text.
         contents: Modality -> the rows that are the first ones with their content.
-        decoded: How many were decoded now.
-        remembered: How many an earlier audit had found whole.
+        decoded: How many files were decoded now.
+        remembered: How many files an earlier audit had found whole.
         problems: What is wrong.
     """
 
@@ -231,7 +231,7 @@ def decode_files(
     threads: int,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Reads every content of a modality once, all of it, unless an earlier audit has.
+    """Reads every content of a modality once, all of it, unless an earlier audit has; counts files alone.
 
     Args:
         reader: Reads them.
@@ -242,8 +242,12 @@ def decode_files(
     """
     rows = files.contents[reader.name]
     todo = rows[whole.lacks(reader.keys(rows))]
-    files.remembered += len(rows) - len(todo)
-    files.decoded += len(todo)
+    schema = reader.manifest.schema
+    # not the texts that a modality reads from the table itself
+    has_files = any(name in schema and schema[name].kind == "file" for name in reader.spec.columns)
+    if has_files:
+        files.remembered += len(rows) - len(todo)
+        files.decoded += len(todo)
     done, workers = 0, threads if isinstance(reader.spec, ImageInput) else 0
     blocks = np.split(todo, range(size := max(1, threads) * _BLOCK, len(todo), size)) if len(todo) else []
     found = (map_in_threads(lambda row: (row, _read(reader, row)), part.tolist(), workers) for part in blocks)
@@ -254,7 +258,8 @@ def decode_files(
                 if not problems:
                     whole.add(reader.keys(np.array([row]))[0].tobytes())
             done += len(part)
-            progress(done, len(todo))
+            if has_files:
+                progress(done, len(todo))
     finally:
         whole.save()
 

@@ -24,6 +24,7 @@ from fusionkit.evaluation.intervals import Estimate, Intervals, Scores, bootstra
 from fusionkit.evaluation.measures import SAME_PREDICTION, Measures, Outcomes, evaluate
 from fusionkit.evaluation.metrics import choose_threshold
 from fusionkit.evaluation.missing import Blanked, by_curve, by_draw, curve_entries
+from fusionkit.evaluation.survival import SurvivalMeasures
 from fusionkit.recipe.schema import FUSED, EvaluationNode
 from fusionkit.task import Outcome
 
@@ -74,6 +75,7 @@ def build_report(
         "interval": evaluation.interval,
         "resamples": evaluation.resamples,
         "counts": counts,
+        **_by_horizon(predictions, outcomes, measures),
         "models": {
             name: _model_entry(predictions[name], judged[name], scores[name], measures)
             for name in predictions
@@ -255,6 +257,18 @@ def _counts(predictions: Predictions, outcomes: Mapping[str, Outcome], measures:
         entry[f"{noun}_by_class"] = measures.counts(found[known])
         entry[f"{noun}_without_outcome"] = int((~known).sum())
     return entry
+
+
+def _by_horizon(
+    predictions: Predictions, outcomes: Mapping[str, Outcome], measures: Measures
+) -> dict[str, Any]:
+    """Returns what a Brier score by a time is read against, of the tested subjects, each once."""
+    if not (isinstance(measures, SurvivalMeasures) and measures.horizons):
+        return {}
+    tested = [fold.test for folds in predictions.values() for fold in folds]
+    subjects = dict.fromkeys(subject for rows in tested for subject in rows.subjects)
+    found = outcomes_of_subjects(list(subjects), outcomes, (2,))
+    return {"horizons": measures.by_horizon(found[is_known(found)])}
 
 
 def _left_out(judged: Mapping[str, Sequence[FoldSubjects]], measures: Measures) -> list[str]:

@@ -11,7 +11,7 @@ from fusionkit.evaluation.metrics import label_of
 from fusionkit.evaluation.missing import curve_text
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED
 from fusionkit.recipe.schema import PRETRAINED
-from fusionkit.recipe.task_nodes import OF_ALL_FOLDS, OF_OUTCOME, SHOWN
+from fusionkit.recipe.task_nodes import OF_ALL_FOLDS, OF_OUTCOME, SHOWN, horizon_text
 
 _COLUMN = 13
 
@@ -139,11 +139,12 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
             else f"{label_of(main)} of the test folds pooled, mean over repeats: {each}."
         )
     if report["threshold"] == "validation":
-        lines.append("A subject is called positive from a threshold on that was set on validation subjects.")
+        lines.append(_thresholds(report))
     elif report["threshold"] is not None:
         lines.append(
             f"A subject is called {report['classes'][-1]} from probability {report['threshold']:g} on."
         )
+    lines += map(_by_horizon, report.get("horizons", ()))
     reasons = {
         f"{name}: {label_of(metric)} {model['subject'][metric]['reason']}."
         for name, model in report["models"].items()
@@ -160,6 +161,27 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"By sample, without interval, since samples of one subject are alike: {each}.")
     return lines
+
+
+def _thresholds(report: Mapping[str, Any]) -> str:
+    """Says which thresholds the folds have, of each model."""
+    ranges = []
+    for name, model in report["models"].items():
+        found = [fold["threshold"] for fold in model["folds"]]
+        ends = dict.fromkeys(_number(end) for end in (min(found), max(found)))
+        ranges.append(f"{name} {' to '.join(ends)}")
+    return (
+        f"A subject is called {report['classes'][-1]} from a probability on that was set on validation "
+        f"subjects of each fold ({', '.join(ranges)})."
+    )
+
+
+def _by_horizon(entry: Mapping[str, Any]) -> str:
+    """Says on how many the scores by a time rest, and what a Brier score is read against."""
+    known = f"the state of {entry['known']} of {counted(entry['subjects'], 'subject')} is known"
+    one = entry["brier_of_one_probability"]
+    against = "" if one is None else f"; a Brier score of {one:.3f} is that of one probability for all"
+    return f"By {horizon_text(entry['horizon'])}: {known}{against}."
 
 
 def _without_width(report: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,29 @@ class SurvivalMeasures(NumberMeasures):
             (outcomes[:, 0] == events.min()) & (outcomes[:, 1] == 0)
         )
         return None if outlived.any() else f"not estimable: no {noun} outlives one with an event"
+
+    def by_horizon(self, outcomes: Outcomes) -> list[dict[str, Any]]:
+        """Returns of how many of these it is known by each horizon, and the Brier score of one probability.
+
+        It is that of the share p of events by then, p (1 - p), under the weights of `known_shares`; null
+        where nobody is followed so long.
+        """
+        times, is_event = outcomes[:, 0].astype(np.float64), outcomes[:, 1] > 0
+        entries = []
+        for horizon in self.horizons:
+            had = is_event & (times <= horizon)
+            still = ~had & (times >= horizon)
+            shares = known_shares(times, is_event, np.ones((1, len(times))), horizon)[0]
+            share = float(shares[had].sum() / shares.sum()) if still.any() else None
+            entries.append(
+                {
+                    "horizon": horizon,
+                    "subjects": len(times),
+                    "known": int((had | still).sum()),
+                    "brier_of_one_probability": None if share is None else share * (1 - share),
+                }
+            )
+        return entries
 
     def few(self, counts: Mapping[str, int]) -> list[str]:
         """Warns of few events: those of whom it is censored say less."""

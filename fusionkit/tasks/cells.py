@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionkit.alike import tell_once
 from fusionkit.errors import counted
 from fusionkit.specs import read_number
 
@@ -129,16 +130,16 @@ class OutcomeCells(ABC):
 
 
 def _told_once(manifest: Manifest, wrong: Sequence[tuple[int, str]]) -> list[tuple[str, int]]:
-    """Returns sentences, each with its number of cells: one per cell, but one per text that is no answer."""
+    """Returns sentences, each with its number of cells: one per text that is no answer, or per mistake."""
     rows: dict[tuple[int, str], list[int]] = {}
     for row, sentence in wrong:
         rows.setdefault((-1 if sentence.endswith(NAME_IT) else row, sentence), []).append(row)
-    told = []
+    n_cells: dict[str, int] = {}
     for (_, sentence), of_text in rows.items():
         where = manifest.where(of_text[0])
         if len(of_text) > 1:
             more = ", ..." if len(of_text) > _NAMED else ""
             named = ", ".join(manifest.samples[row] for row in of_text[:_NAMED])
             where = f"{len(of_text)} samples ({named}{more})"
-        told.append((f"{where}: {sentence}", len(of_text)))
-    return told
+        n_cells[f"{where}: {sentence}"] = len(of_text)
+    return [(told, n_cells.get(told, n_rows)) for told, n_rows in tell_once(list(n_cells))]

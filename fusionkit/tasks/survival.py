@@ -103,8 +103,8 @@ class Survival(OutcomeCells):
         for horizon in self.horizons:
             if horizon > targets[:, 0].max():
                 raise DataError(
-                    f"task.horizons: nobody in training is followed so long ({horizon:g}, and the last "
-                    f"{self.node.time} is {targets[:, 0].max():g}). Leave it out, or use other data."
+                    f"task.horizons: nobody in training is followed so long ({horizon:g}, and the longest "
+                    f"time there is {targets[:, 0].max():g}). Leave it out, or use other data."
                 )
             if not (events <= horizon).any():
                 raise DataError(
