@@ -171,8 +171,10 @@ def _take(
         members = _of_stratum(units, name)
         n_members = len(members)
         if n_members < 2 and name in needed:
-            given = f"{n_members} {name} {_plural(unit, n_members)} to choose from"
-            problems.append(f"split: train and {what} need one {name} {unit} each ({given}). Use more data.")
+            given = f"{n_members} '{name}' {_plural(unit, n_members)} to choose from"
+            problems.append(
+                f"split: train and {what} need one '{name}' {unit} each ({given}). Use more data."
+            )
         if not members:
             continue
         n_taken = min(max(1, int(share * n_members + 0.5)), n_members - 1)
@@ -238,7 +240,8 @@ def _plural(unit: str, count: int) -> str:
 def _check_strata(units: Units, needed: Sequence[str], unit: str) -> None:
     counts = Counter(units.values())
     problems = [
-        f"split: there is no {name} {unit} ({len(units)} {_plural(unit, len(units))} with a known outcome). "
+        f"split: there is no '{name}' {unit} ({len(units)} {_plural(unit, len(units))} with a known "
+        "outcome). "
         + (f"Every class must be there: {', '.join(needed)}." if len(needed) > 1 else "Use other data.")
         for name in needed
         if not counts[name]
@@ -258,8 +261,8 @@ def _check_folds(dealt: Sequence[set[str]], units: Units, needed: Sequence[str],
         ]
         if lacking:
             problems.append(
-                f"split: fold {lacking[0]} of {n_folds} would test no {name} {unit} "
-                f"({counts[name]} {name} {_plural(unit, counts[name])} in all). {advice}"
+                f"split: fold {lacking[0]} of {n_folds} would test no '{name}' {unit} "
+                f"({counts[name]} '{name}' {_plural(unit, counts[name])} in all). {advice}"
             )
     if problems:
         raise DataError(problems)
@@ -283,7 +286,7 @@ def _split_by_column(
             continue
         held = {subject_outcomes[manifest.subjects[row]] for row in members}
         problems += [
-            f"split: the {name} rows hold no {outcome} subject (column '{split.column}': "
+            f"split: the {name} rows hold no '{outcome}' subject (column '{split.column}': "
             f"{', '.join(getattr(split, name))}). Every set needs: {', '.join(needed)}."
             for outcome in needed
             if outcome not in held
