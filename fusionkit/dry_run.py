@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def plan_text(work: dict[str, Any]) -> str:
 
 
 def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
-    """Returns what a sweep would compute, in plain words."""
+    """Returns what a sweep would compute, in plain words, at most 80 columns where names allow."""
     entries = work["experiments"]
     stored = sum(entry["stored"] for entry in entries)
     lines = [
@@ -216,10 +217,14 @@ def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
             same = f"the same experiment as {entry['same_as']}" if "same_as" in entry else "in the store"
             lines.append(f"  {entry['experiment']}: {same}")
             continue
-        lines.append(
-            f"  {entry['experiment']}: {_count(counts['all'], 'stage result')}: {counts['stored']} in the "
-            f"store, {counts['of_others']} of experiments above, {counts['to_compute']} to compute"
-        )
+        shares = {
+            "in the store": counts["stored"],
+            "of experiments above": counts["of_others"],
+            "to compute": counts["to_compute"],
+        }
+        told = [f"{count} {what}" for what, count in shares.items() if count]
+        every = _count(counts["all"], "stage result")
+        lines.append(f"  {entry['experiment']}: {every}{': ' if told else ''}{', '.join(told)}")
     todo = sum(entry["steps"]["to_compute"] for entry in entries if "steps" in entry)
     if stored < len(entries):
         lines.append(f"{_count(todo, 'stage result')} to compute in all.")
@@ -227,7 +232,10 @@ def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
         f"  features of {modality}: {_count(count, 'row')} to encode"
         for modality, count in work["features"].items()
     ]
-    return "\n".join(lines)
+    return "\n".join(
+        textwrap.fill(line, 80, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
 
 
 def _count(number: int, noun: str) -> str:
