@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +181,7 @@ def _seconds(prepared: Prepared, todo: list[Step], encoded: dict[str, int]) -> f
 
 
 def plan_text(work: dict[str, Any]) -> str:
-    """Returns the plan in plain words, at most 80 columns."""
+    """Returns the plan in plain words, at most 80 columns where names allow."""
     stored = sum(step["stored"] for step in work["steps"])
     todo = len(work["steps"]) - stored
     lines = [
@@ -204,11 +205,11 @@ def plan_text(work: dict[str, Any]) -> str:
         lines.append(
             f"Rough cost of the encoders: {_duration(work['seconds'])}; heads and records add to it."
         )
-    return "\n".join(lines)
+    return _wrapped(lines)
 
 
 def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
-    """Returns what a sweep would compute, in plain words."""
+    """Returns what a sweep would compute, in plain words, at most 80 columns where names allow."""
     entries = work["experiments"]
     stored = sum(entry["stored"] for entry in entries)
     lines = [
@@ -222,10 +223,14 @@ def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
             same = f"the same experiment as {entry['same_as']}" if "same_as" in entry else "in the store"
             lines.append(f"  {entry['experiment']}: {same}")
             continue
-        lines.append(
-            f"  {entry['experiment']}: {counted(counts['all'], 'stage result')}: {counts['stored']} in the "
-            f"store, {counts['of_others']} of experiments above, {counts['to_compute']} to compute"
-        )
+        shares = {
+            "in the store": counts["stored"],
+            "of experiments above": counts["of_others"],
+            "to compute": counts["to_compute"],
+        }
+        told = [f"{count} {what}" for what, count in shares.items() if count]
+        every = counted(counts["all"], "stage result")
+        lines.append(f"  {entry['experiment']}: {every}{': ' if told else ''}{', '.join(told)}")
     todo = sum(entry["steps"]["to_compute"] for entry in entries if "steps" in entry)
     if stored < len(entries):
         lines.append(f"{counted(todo, 'stage result')} to compute in all.")
@@ -233,7 +238,15 @@ def sweep_plan_text(name: str, work: dict[str, Any]) -> str:
         f"  features of {modality}: {counted(count, 'row')} to encode"
         for modality, count in work["features"].items()
     ]
-    return "\n".join(lines)
+    return _wrapped(lines)
+
+
+def _wrapped(lines: Sequence[str]) -> str:
+    """Returns lines of at most 80 columns, where names allow."""
+    return "\n".join(
+        textwrap.fill(line, 80, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -688,7 +688,7 @@ def test_too_few_subjects_for_the_folds_do_not_hide_what_else_is_wrong(tmp_path,
     found = examine(toy_images.load("split.folds=9"), places(tmp_path), quiet).audit
     assert [finding.check for finding in found.errors] == ["file", "split", "split"]
     assert found.problems()[1] == (
-        "split: fold 7 of 9 would test no no subject (6 no subjects in all). Use at most 6 folds."
+        "split: fold 7 of 9 would test no 'no' subject (6 'no' subjects in all). Use at most 6 folds."
     )
 
 

@@ -358,7 +358,7 @@ def test_fewer_subjects_than_folds_one_class_and_a_split_by_a_column(study, caps
     code, _, err = audit(capsys, "split.folds=7")
     assert code == 4
     assert err.splitlines()[0] == (
-        "error: split: fold 7 of 7 would test no benign subject (6 benign subjects in all). "
+        "error: split: fold 7 of 7 would test no 'benign' subject (6 'benign' subjects in all). "
         "Use at most 6 folds."
     )
     rows = rows_of(study)
@@ -368,7 +368,7 @@ def test_fewer_subjects_than_folds_one_class_and_a_split_by_a_column(study, caps
     code, _, err = audit(capsys)
     assert (code, err) == (
         4,
-        "error: split: there is no malignant subject (12 subjects with a known outcome). "
+        "error: split: there is no 'malignant' subject (12 subjects with a known outcome). "
         "Every class must be there: benign, malignant.\n",
     )
     rows = rows_of(study)

@@ -12,6 +12,8 @@ from command_line import call
 from PIL import Image
 from test_sweep import SWEEP
 
+from fusionkit.dry_run import sweep_plan_text
+
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch) -> Path:
@@ -93,6 +95,22 @@ def test_a_dry_run_says_what_experiments_share_and_would_learn_and_learns_nothin
     assert call(capsys, *dry)[1].splitlines() == [
         "widths: 4 experiments: 4 in the store, 0 to compute.",
         *(f"  {name}: in the store" for name in ("longer", "narrow", "wide", "words only")),
+    ]
+
+
+def test_a_plan_of_a_sweep_breaks_between_words_and_tells_no_zeros():
+    def entry(name, **counts):
+        counts = {"stored": 0, "of_others": 0, "to_compute": 0} | counts
+        return {"experiment": name, "stored": False, "steps": {"all": sum(counts.values()), **counts}}
+
+    entries = [entry("first", to_compute=60), entry("a-rather-long-name of words", stored=1, of_others=42)]
+    text = sweep_plan_text("widths", {"experiments": entries, "failed": [], "features": {}})
+    assert text.splitlines() == [
+        "widths: 2 experiments: 0 in the store, 2 to compute.",
+        "  first: 60 stage results: 60 to compute",
+        "  a-rather-long-name of words: 43 stage results: 1 in the store, 42 of",
+        "    experiments above",
+        "60 stage results to compute in all.",
     ]
 
 

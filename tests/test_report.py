@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from fusionkit.errors import RecipeError
 from fusionkit.evaluation.aggregate import UNKNOWN, FoldPredictions, SampleRows
 from fusionkit.evaluation.measures import ClassMeasures
-from fusionkit.evaluation.metrics import METRICS
+from fusionkit.evaluation.metrics import METRICS, label_of
 from fusionkit.evaluation.report import LEAKAGE, SIMULATED, build_report, write_predictions_csv
 from fusionkit.recipe.schema import EvaluationNode
 
@@ -157,7 +157,8 @@ def test_folds_left_out_of_a_mean_are_told():
     ]
     report = build_report({"fused": folds, "image": folds}, {"a": 0, "b": 1, "c": 0}, MEASURES, QUICK)
     assert report["warnings"][1:] == [
-        f"{metric}: 1 of 2 folds are not in the mean (not estimable: no malignant subject): fused, image."
+        f"{label_of(metric)}: 1 of 2 folds are not in the mean (not estimable: no malignant subject): "
+        "fused, image."
         for metric in ("roc_auc", "sensitivity", "average_precision")
     ]
 

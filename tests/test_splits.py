@@ -212,11 +212,11 @@ def test_a_column_must_fill_every_set():
     subjects = ["b0", "m0", "b1"]
     sets = ["train", "train", "test"]
     assert refusal(column(validation=("dev",)), subjects, column=sets) == (
-        "split: the validation rows hold no benign subject (column 'set': dev). "
+        "split: the validation rows hold no 'benign' subject (column 'set': dev). "
         "Every set needs: benign, malignant.",
-        "split: the validation rows hold no malignant subject (column 'set': dev). "
+        "split: the validation rows hold no 'malignant' subject (column 'set': dev). "
         "Every set needs: benign, malignant.",
-        "split: the test rows hold no malignant subject (column 'set': test). "
+        "split: the test rows hold no 'malignant' subject (column 'set': test). "
         "Every set needs: benign, malignant.",
     )
 
@@ -230,7 +230,7 @@ def test_a_column_must_fill_every_set_with_what_is_needed_alone():
     with pytest.raises(DataError) as error:
         make_folds(column(), rows, outcomes, 0, needed=["benign"])
     assert error.value.problems == (
-        "split: the test rows hold no benign subject (column 'set': test). Every set needs: benign.",
+        "split: the test rows hold no 'benign' subject (column 'set': test). Every set needs: benign.",
     )
 
 
@@ -246,7 +246,7 @@ def test_the_column_must_exist():
 
 def test_every_fold_must_test_every_class():
     assert refusal(folds(5), cohort(12, 4)) == (
-        "split: fold 2 of 5 would test no malignant subject (4 malignant subjects in all). "
+        "split: fold 2 of 5 would test no 'malignant' subject (4 'malignant' subjects in all). "
         "Use at most 4 folds.",
     )
     assert split(folds(4), cohort(12, 4))
@@ -254,28 +254,28 @@ def test_every_fold_must_test_every_class():
 
 def test_both_classes_may_be_too_few():
     assert refusal(folds(5), cohort(3, 1)) == (
-        "split: fold 4 of 5 would test no benign subject (3 benign subjects in all). Use more data.",
-        "split: fold 1 of 5 would test no malignant subject (1 malignant subject in all). Use more data.",
+        "split: fold 4 of 5 would test no 'benign' subject (3 'benign' subjects in all). Use more data.",
+        "split: fold 1 of 5 would test no 'malignant' subject (1 'malignant' subject in all). Use more data.",
     )
 
 
 @pytest.mark.parametrize("spec", [folds(2), holdout()])
 def test_one_class_only(spec):
     assert refusal(spec, cohort(3, 0)) == (
-        "split: there is no malignant subject (3 subjects with a known outcome). "
+        "split: there is no 'malignant' subject (3 subjects with a known outcome). "
         "Every class must be there: benign, malignant.",
     )
 
 
 def test_a_holdout_needs_two_subjects_of_each_class():
     assert refusal(holdout(), cohort(5, 1)) == (
-        "split: train and test need one malignant subject each "
-        "(1 malignant subject to choose from). Use more data.",
+        "split: train and test need one 'malignant' subject each "
+        "(1 'malignant' subject to choose from). Use more data.",
     )
 
 
 def test_a_validation_share_needs_two_training_subjects_of_each_class():
     assert refusal(holdout(validation=0.2), cohort(5, 2)) == (
-        "split: train and validation need one malignant subject each "
-        "(1 malignant subject to choose from). Use more data.",
+        "split: train and validation need one 'malignant' subject each "
+        "(1 'malignant' subject to choose from). Use more data.",
     )

@@ -185,7 +185,7 @@ def test_events_are_dealt_evenly_and_nobody_needs_to_be_censored():
     with pytest.raises(DataError) as caught:
         folds_of(HoldoutSplit(scheme="holdout"), [0] * 6, strata, needed)
     assert list(caught.value.problems) == [
-        "split: there is no event subject (6 subjects with a known outcome). Use other data."
+        "split: there is no 'event' subject (6 subjects with a known outcome). Use other data."
     ]
 
 

@@ -54,8 +54,10 @@ def take(
         members = _of_stratum(units, name)
         n_members = len(members)
         if n_members < 2 and name in needed:
-            given = f"{counted(n_members, f'{name} {unit}')} to choose from"
-            problems.append(f"split: train and {what} need one {name} {unit} each ({given}). Use more data.")
+            given = counted(n_members, f"'{name}' {unit}") + " to choose from"
+            problems.append(
+                f"split: train and {what} need one '{name}' {unit} each ({given}). Use more data."
+            )
         if not members:
             continue
         n_taken = min(max(1, int(share * n_members + 0.5)), n_members - 1)

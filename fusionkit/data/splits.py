@@ -117,7 +117,7 @@ def _fold(
 def _check_strata(units: Units, needed: Sequence[str], unit: str) -> None:
     counts = Counter(units.values())
     problems = [
-        f"split: there is no {name} {unit} ({counted(len(units), unit)} with a known outcome). "
+        f"split: there is no '{name}' {unit} ({counted(len(units), unit)} with a known outcome). "
         + (f"Every class must be there: {', '.join(needed)}." if len(needed) > 1 else "Use other data.")
         for name in needed
         if not counts[name]
@@ -136,9 +136,10 @@ def _check_folds(dealt: Sequence[set[str]], units: Units, needed: Sequence[str],
             number for number, test in enumerate(dealt, 1) if not any(units[one] == name for one in test)
         ]
         if lacking:
+            there = counted(counts[name], f"'{name}' {unit}")
             problems.append(
-                f"split: fold {lacking[0]} of {n_folds} would test no {name} {unit} "
-                f"({counted(counts[name], f'{name} {unit}')} in all). {advice}"
+                f"split: fold {lacking[0]} of {n_folds} would test no '{name}' {unit} ({there} in all). "
+                f"{advice}"
             )
     if problems:
         raise DataError(problems)
@@ -162,7 +163,7 @@ def _split_by_column(
             continue
         held = {subject_outcomes[manifest.subjects[row]] for row in members}
         problems += [
-            f"split: the {name} rows hold no {outcome} subject (column '{split.column}': "
+            f"split: the {name} rows hold no '{outcome}' subject (column '{split.column}': "
             f"{', '.join(getattr(split, name))}). Every set needs: {', '.join(needed)}."
             for outcome in needed
             if outcome not in held

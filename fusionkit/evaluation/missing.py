@@ -179,7 +179,7 @@ def _blocks(
         share = modality if all(rates[i] == 1 for i in places) else f"a share of {modality}"
         title = f"{label} with {share} blanked in the test rows:"
         lines = [textwrap.fill(title, width, subsequent_indent="  ")] if start == 0 else []
-        lines.append(_line("blanked", ["none", *(_share(rates[i]) for i in chosen)], indent))
+        lines.append(_line("blanked", ["0 %", *(_share(rates[i]) for i in chosen)], indent))
         for curve in curves:
             names = [curve["model"], *(curve["models"][i] for i in chosen)]
             values = [models[name]["subject"][metric]["value"] for name in names]
@@ -189,7 +189,7 @@ def _blocks(
 
 
 def _share(rate: float) -> str:
-    return "all" if rate == 1 else f"{rate:g}"
+    return "all" if rate == 1 else f"{100 * rate:g} %"
 
 
 def _line(first: str, cells: Sequence[str], indent: int) -> str:

@@ -22,7 +22,7 @@ from fusionkit.evaluation.aggregate import (
 )
 from fusionkit.evaluation.intervals import Estimate, Intervals, Scores, bootstrap
 from fusionkit.evaluation.measures import SAME_PREDICTION, Measures, Outcomes, evaluate
-from fusionkit.evaluation.metrics import choose_threshold
+from fusionkit.evaluation.metrics import choose_threshold, label_of
 from fusionkit.evaluation.missing import Blanked, by_curve, by_draw, curve_entries
 from fusionkit.evaluation.survival import SurvivalMeasures
 from fusionkit.recipe.schema import FUSED, EvaluationNode
@@ -280,7 +280,9 @@ def _left_out(judged: Mapping[str, Sequence[FoldSubjects]], measures: Measures) 
             lacking = [i for i, of_fold in enumerate(known) if measures.why_not(metric, of_fold)]
             if lacking and len(lacking) < len(folds):
                 reason = measures.why_not(metric, known[lacking[0]])
-                text = f"{metric}: {len(lacking)} of {len(folds)} folds are not in the mean ({reason})"
+                text = (
+                    f"{label_of(metric)}: {len(lacking)} of {len(folds)} folds are not in the mean ({reason})"
+                )
                 found.setdefault(text, []).append(name)
     return [f"{text}: {', '.join(names)}." for text, names in found.items()]
 
