@@ -56,6 +56,10 @@ class FieldOptions(ComponentConfig):
     def _check_values(self) -> None:
         if len(self.values) < 2 or len(self.values) != len(self.shares):
             raise ValueError("`values` and `shares` are as many, and at least two")
+        if len(set(self.values)) < len(self.values) or not all(self.values):
+            raise ValueError("`values` are different, and none is empty: an empty cell is a missing one")
+        if self.kind == "binary" and len(self.values) > 2:
+            raise ValueError("a binary field has two `values`")
         if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-6:
             raise ValueError("`shares` are above 0 and add up to 1")
         if (self.kind == "category") != isinstance(self.slope, tuple):

@@ -341,6 +341,18 @@ def test_a_recipe_comes_near_its_ceilings_and_fusion_adds_to_each_modality(tmp_p
             {"record": {"x": {"kind": "binary", "values": ["no", "yes"], "shares": [0.5, 0.6]}}},
             "`shares` are above 0 and add up to 1",
         ),
+        (
+            {"record": {"x": {"kind": "binary", "values": ["no", "no"], "shares": [0.5, 0.5]}}},
+            "`values` are different, and none is empty: an empty cell is a missing one",
+        ),
+        (
+            {"record": {"x": {"kind": "ordinal", "values": ["", "a"], "shares": [0.5, 0.5]}}},
+            "`values` are different, and none is empty: an empty cell is a missing one",
+        ),
+        (
+            {"record": {"x": {"kind": "binary", "values": ["a", "b", "c"], "shares": [0.5, 0.25, 0.25]}}},
+            "a binary field has two `values`",
+        ),
         ({"record": {"x": {"kind": "ordinal"}}}, "`values` and `shares` are as many, and at least two"),
         (
             {"record": {"x": {"kind": "category", "values": ["a", "b"], "shares": [0.5, 0.5]}}},
