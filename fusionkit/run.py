@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fusionkit import __version__
 from fusionkit.data.manifest import Manifest
 from fusionkit.data.splits import Fold
+from fusionkit.errors import counted
 from fusionkit.evaluation.aggregate import FoldPredictions, SampleRows
 from fusionkit.evaluation.measures import measures_of
 from fusionkit.evaluation.missing import Blanked, Blanks, blanked_models
@@ -285,7 +286,9 @@ def missing_cells(prepared: Prepared) -> list[str]:
         if counts:
             use = parts[f"{modality}.encoder"].use
             most = sorted(counts, key=lambda name: -counts[name])[:MOST_COLUMNS]
-            more = f" and {len(counts) - len(most)} columns more" if len(counts) > len(most) else ""
+            more = (
+                f" and {counted(len(counts) - len(most), 'column')} more" if len(counts) > len(most) else ""
+            )
             named = ", ".join(f"{name} {counts[name]}" for name in most)
             said.append(
                 f"{modality}: cells are missing in its {n_rows} rows ({named}{more}). What stands for them "
