@@ -154,14 +154,12 @@ def _rows_per_second(experiment: Experiment, modality: str) -> float:
     path = f"{modality}.encoder"
     seed = experiment.factory.loaded.recipe.seed
     encoder = experiment.module(path, Origin(experiment.factory.origin(path, seed), seed))
-    best = float("inf")
+    best, n_tokens = float("inf"), experiment.factory.n_tokens(modality)
     for _ in range(3):
         started = time.perf_counter()
         raw = experiment.to_device(reader.read(make_units(np.array(rows), 1), training=False))
         with torch.inference_mode():
-            compute_part(
-                path, encoder, raw, experiment.factory.n_tokens(modality), experiment.device.autocast
-            )
+            compute_part(path, encoder, raw, n_tokens, experiment.device.autocast)
         best = min(best, time.perf_counter() - started)
     return len(rows) / best
 

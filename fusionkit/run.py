@@ -256,7 +256,7 @@ def _report(
         blanked=blanked_of(prepared),
     )
     report["warnings"] += [found.message for found in prepared.audit.warnings]
-    report["warnings"] += missing_cells(prepared)
+    report["warnings"] += _missing_cells(prepared)
     learned = {origin.address for m in members for origin in m.origins.values() if origin.is_learned}
     report["warnings"] += warn_of_parts(prepared.main.store, learned)
     blank = _n_blank(prepared)
@@ -272,7 +272,7 @@ def _report(
     }
 
 
-def missing_cells(prepared: Prepared) -> list[str]:
+def _missing_cells(prepared: Prepared) -> list[str]:
     """Says of each record which of its columns have missing cells, and who decides what stands there."""
     audit, said = prepared.audit, []
     parts = prepared.main.factory.loaded.parts

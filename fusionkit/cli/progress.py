@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fusionkit.errors import counted
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -96,7 +98,7 @@ def describe(name: str, data: Mapping[str, Any]) -> str | None:
         noun, them = ("warning", "it") if n_warnings == 1 else ("warnings", "them")
         return f"audit: {n_warnings} {noun} about the data; the report names {them}"
     if name == "stage_started":
-        what = f"{data['verb']} {', '.join(data['parts'])} on {data['rows']} row{'s' * (data['rows'] != 1)}"
+        what = f"{data['verb']} {', '.join(data['parts'])} on {counted(data['rows'], 'row')}"
         return f"{data.get('model', '')} {data['stage']}: {what}".lstrip()
     if name == "stage_finished" and "last" in data:
         return _losses(data)
@@ -113,7 +115,7 @@ def _losses(data: Mapping[str, Any]) -> str:
     """Returns the line that says of what has learned by gradient where its losses began and ended."""
     first, last = data["first"], data["last"]
     where = f"{data.get('model', '')} {data['stage']}: {', '.join(data['parts'])}".lstrip()
-    after = f"after {last['epoch']:.0f} epoch{'s' * (last['epoch'] != 1)}"
+    after = f"after {counted(round(last['epoch']), 'epoch')}"
     sides = []
     for key in ("loss", "validation_loss"):
         if key in last:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fusionkit.errors import counted
+
 if TYPE_CHECKING:
     from fusionkit.recipe.load import LoadedRecipe
     from fusionkit.recipe.sweep import LoadedSweep
@@ -59,9 +61,8 @@ def _print_sweep(path: Path, loaded: LoadedSweep, *, as_json: bool) -> None:
         print(json.dumps({"valid": True, "experiments": experiments}, indent=2))
         return
     names = [variant.name for variant in loaded.sweep.variants]
-    variants = f"{len(names)} variant{'s' * (len(names) != 1)}"
-    n_experiments = len(loaded.experiments)
-    print(f"{path} is valid: {variants}, {n_experiments} experiment{'s' * (n_experiments != 1)}.")
+    n_experiments = counted(len(loaded.experiments), "experiment")
+    print(f"{path} is valid: {counted(len(names), 'variant')}, {n_experiments}.")
     print("\n".join(f"  {name}" for name in names))
 
 
@@ -73,9 +74,8 @@ def summarize(loaded: LoadedRecipe) -> list[str]:
     lines = [("source", source), _describe_task(loaded)]
     for modality, columns in loaded.columns.items():
         chain = [plan.use for plan in loaded.parts.values() if plan.modality == modality]
-        counted = f"{len(columns)} column{'s' if len(columns) > 1 else ''}"
         chain += ["its tokens"] if loaded.reads_tokens(modality) else []
-        lines.append((modality, " -> ".join([counted, *chain, "head"])))
+        lines.append((modality, " -> ".join([counted(len(columns), "column"), *chain, "head"])))
     lines.append(("head", loaded.parts["head"].use))
     for number, stage in enumerate(loaded.recipe.stages, 1):
         lines.append((f"stage {number}", f"{stage.name}: {verb_of(stage)} {', '.join(parts_of(stage))}"))
